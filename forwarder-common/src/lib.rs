@@ -1,2 +1,18 @@
+//! The packet logic of forwarder and the layouts of its BPF maps.
+//!
+//! The same code runs in the XDP program, in the TC program and in host tests: it sees a packet only
+//! through [`packet::Packet`] and the maps only through [`tables::Tables`]. A packet's way through it is
+//! [`parse`] → [`decide`] → [`plan`] → [`apply`] → [`verdict`].
+//!
+//! Addresses and ports are kept as they stand on the wire (network byte order, loaded as native words):
+//! they are compared, copied and summed far more often than they are computed with.
 #![no_std]
-//! (being built)
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+pub mod address;
+pub mod checksum;
+pub mod verdict;

@@ -1,0 +1,41 @@
+//! Counters, one copy per CPU: no packet waits for another's.
+
+use crate::verdict::Outcome;
+
+/// How many interfaces an instance can serve; the length of the interface counters.
+pub const INTERFACE_SLOTS: u32 = 32;
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets; a GSO packet of TC counts as one.
+    pub packets: u64,
+    /// Bytes, IP header included, link header not.
+    pub bytes: u64,
+}
+
+/// What a named rule did, on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct RuleCounters {
+    /// Client to backend.
+    pub forward: Traffic,
+    /// Backend to client.
+    pub reply: Traffic,
+    /// Flows begun.
+    pub flows: u64,
+    /// Packets of clients that the rule does not allow.
+    pub denied: u64,
+}
+
+/// How often each [`Outcome`] happened on an interface and hook, on one CPU: every packet counts exactly once
+/// for each hook it crosses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct InterfaceCounters {
+    /// Indexed by [`Outcome`], at XDP.
+    pub xdp: [u64; Outcome::COUNT],
+    /// Indexed by [`Outcome`], at TC.
+    pub tc: [u64; Outcome::COUNT],
+}

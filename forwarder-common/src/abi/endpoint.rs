@@ -1,0 +1,121 @@
+//! What a rule names: the keys that find a rule from a packet, and the reference they yield.
+
+use super::layout;
+use crate::address::{V4, V6};
+
+/// Which end of a rule an endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Side {
+    /// Where clients send to: matched against a packet's destination.
+    Listen = 0,
+    /// Where a stateless rule's backend answers from: matched against a packet's source.
+    Backend = 1,
+}
+
+/// An address, protocol and port that a rule names exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Endpoint<A> {
+    /// Network order.
+    pub address: A,
+    /// Network order; 0 for protocols without ports (ICMP echo).
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Side`] as a number.
+    pub side: u8,
+}
+layout!(Endpoint<V4>, 8, [V4, u16, u8, u8]);
+layout!(Endpoint<V6>, 20, [V6, u16, u8, u8]);
+
+/// A longest-prefix-match key for what no single [`Endpoint`] can say: port ranges and whole addresses.
+///
+/// The data after `prefix_len` is compared bit by bit in memory order, so the port stands as bytes.
+/// Prefix lengths in bits, with `w` = bits of an address: `32 + w` any protocol and port of the address,
+/// `32 + w + 8` any port of one protocol, `32 + w + 24 - k` an aligned block of 2^k ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct RangeKey<A> {
+    /// Significant bits of what follows; native order (the kernel's `bpf_lpm_trie_key`).
+    pub prefix_len: u32,
+    /// [`Side`] as a number, native order.
+    pub side: u32,
+    /// Network order.
+    pub address: A,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Network order.
+    pub port: [u8; 2],
+    /// Always 0.
+    pub zero: u8,
+}
+layout!(RangeKey<V4>, 16, [u32, u32, V4, u8, [u8; 2], u8]);
+layout!(RangeKey<V6>, 28, [u32, u32, V6, u8, [u8; 2], u8]);
+
+impl<A> RangeKey<A> {
+    /// Bits of `side`.
+    pub const SIDE_BITS: u32 = 32;
+    /// Bits of `protocol` and `port`.
+    pub const TAIL_BITS: u32 = 24;
+
+    /// The key that looks a packet's endpoint up: all bits significant.
+    #[inline(always)]
+    pub const fn exact(endpoint: Endpoint<A>) -> Self
+    where
+        A: Copy,
+    {
+        Self {
+            prefix_len: Self::SIDE_BITS + 8 * size_of::<A>() as u32 + Self::TAIL_BITS,
+            side: endpoint.side as u32,
+            address: endpoint.address,
+            protocol: endpoint.protocol,
+            port: endpoint.port.to_ne_bytes(),
+            zero: 0,
+        }
+    }
+}
+
+/// A longest-prefix-match key of the clients that a rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct AllowKey<A> {
+    /// Significant bits of what follows, native order: 32 of `list` plus the client prefix length.
+    pub prefix_len: u32,
+    /// Which list; [`super::Rule::allow`]. Native order.
+    pub list: u32,
+    /// Network order.
+    pub address: A,
+}
+layout!(AllowKey<V4>, 12, [u32, u32, V4]);
+layout!(AllowKey<V6>, 24, [u32, u32, V6]);
+
+/// What an endpoint stands for, before and after a change of the rules.
+///
+/// A reload writes every difference as "this until generation `at`, that from then on", and then makes all
+/// of them true at once by setting [`super::Settings::generation`]. A packet reads the generation once, so
+/// it sees the rules before the reload or after it, never half of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct RuleRef {
+    /// Slot of the rule while the generation is below `at`; 0 for none.
+    pub before: u32,
+    /// Slot of the rule from generation `at` on; 0 for none.
+    pub after: u32,
+    /// The generation that switches.
+    pub at: u32,
+}
+
+impl RuleRef {
+    /// A reference that means `slot` in every generation.
+    pub const fn settled(slot: u32) -> Self {
+        Self { before: slot, after: slot, at: 0 }
+    }
+
+    /// The slot that is meant in `generation`, if any.
+    #[inline(always)]
+    pub const fn slot(self, generation: u32) -> Option<u32> {
+        let slot = if generation >= self.at { self.after } else { self.before };
+        if slot == 0 { None } else { Some(slot) }
+    }
+}

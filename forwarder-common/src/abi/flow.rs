@@ -1,0 +1,92 @@
+//! A flow: two entries, one for each direction, each found by the packet as it arrives.
+
+use super::{Ticks, layout};
+use crate::address::{V4, V6};
+
+/// What identifies a packet of a flow as it arrives, before translation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FlowKey<A> {
+    /// Network order.
+    pub src: A,
+    /// Network order.
+    pub dst: A,
+    /// Network order. An ICMP echo request has its identifier here, an echo reply has 0.
+    pub src_port: u16,
+    /// Network order. An ICMP echo reply has its identifier here, an echo request has 0.
+    pub dst_port: u16,
+    /// IP protocol number, native order: a word, so that the key has no padding.
+    pub protocol: u32,
+}
+layout!(FlowKey<V4>, 16, [V4, V4, u16, u16, u32]);
+layout!(FlowKey<V6>, 40, [V6, V6, u16, u16, u32]);
+
+/// What a packet's addresses and ports become, with the checksum deltas worked out beforehand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rewrite<A> {
+    /// New source; network order.
+    pub src: A,
+    /// New destination; network order.
+    pub dst: A,
+    /// New source port or echo identifier; network order.
+    pub src_port: u16,
+    /// New destination port or echo identifier; network order.
+    pub dst_port: u16,
+    /// Delta of both addresses: what the IPv4 header and the pseudo-header change by.
+    pub address_delta: u16,
+    /// Delta of both ports: what the transport header changes by.
+    pub port_delta: u16,
+}
+layout!(Rewrite<V4>, 16, [V4, V4, u16, u16, u16, u16]);
+layout!(Rewrite<V6>, 40, [V6, V6, u16, u16, u16, u16]);
+
+/// Which way a packet of a rule goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client to the backend.
+    Forward = 0,
+    /// From the backend to the client.
+    Reply = 1,
+}
+
+/// One direction of a flow. Its peer entry has the key that a reply to the rewritten packet would have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow<A> {
+    /// How packets of this direction are rewritten.
+    pub rewrite: Rewrite<A>,
+    /// When this direction last saw a packet.
+    pub last_seen: Ticks,
+    /// Index into the rule counters.
+    pub counter: u32,
+    /// [`crate::flow_state::FlowState`] as a number; both directions of a flow hold the same one.
+    pub state: u8,
+    /// [`Direction`] as a number.
+    pub direction: u8,
+    /// Always 0.
+    pub zero: u16,
+    /// Where the sweeper finds an established flow; 0 while embryonic.
+    pub sweep_slot: u32,
+    /// Packets of this direction.
+    pub packets: u64,
+    /// Bytes of this direction, IP header included, link header not.
+    pub bytes: u64,
+}
+layout!(Flow<V4>, 48, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u64, u64]);
+layout!(Flow<V6>, 72, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u64, u64]);
+
+impl<A: Copy> Flow<A> {
+    /// The key of the other direction: what a reply to a rewritten packet looks like on arrival.
+    #[inline(always)]
+    pub const fn peer_key(&self, protocol: u32) -> FlowKey<A> {
+        FlowKey {
+            src: self.rewrite.dst,
+            dst: self.rewrite.src,
+            src_port: self.rewrite.dst_port,
+            dst_port: self.rewrite.src_port,
+            protocol,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A rule as the programs use it: one listen, one backend.
+
+use super::layout;
+use crate::address::{V4, V6};
+
+/// One listen of a `[[forward]]` and where it goes. Immutable once a [`super::RuleRef`] names its slot.
+///
+/// A `[[forward]]` with several listens takes one slot for each; they share `counter` and `allow`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rule<A> {
+    /// The address clients send to; network order.
+    pub listen: A,
+    /// The backend's address; network order.
+    pub to: A,
+    /// With [`rule_flags::REWRITE_SOURCE`]: the address of ours that the backend sees; network order. Else zero.
+    pub source: A,
+    /// Checksum delta of `listen` → `to` ([`crate::checksum::Delta`]).
+    pub to_delta: u16,
+    /// Added to a listen port (host order, wrapping) to get the backend's port.
+    pub port_shift: u16,
+    /// [`rule_flags`].
+    pub flags: u32,
+    /// Index into the rule counters, the same for all slots of one named rule.
+    pub counter: u32,
+    /// With [`rule_flags::ALLOW`]: the list of allowed clients. Else 0.
+    pub allow: u32,
+    /// Always 0: keeps the IPv4 rule at half a cache line.
+    pub zero: u32,
+}
+layout!(Rule<V4>, 32, [V4, V4, V4, u16, u16, u32, u32, u32, u32]);
+layout!(Rule<V6>, 68, [V6, V6, V6, u16, u16, u32, u32, u32, u32]);
+
+/// Bits of [`Rule::flags`].
+pub mod rule_flags {
+    /// No flow is kept: the listen table and the backend table say everything.
+    pub const STATELESS: u32 = 1;
+    /// The backend sees [`super::Rule::source`] and a port we allocate (masquerade or a fixed address).
+    pub const REWRITE_SOURCE: u32 = 1 << 1;
+    /// Only the clients of [`super::Rule::allow`] may use the rule.
+    pub const ALLOW: u32 = 1 << 2;
+    /// The rule names a whole address: every protocol, also those without ports, is forwarded.
+    pub const WHOLE_ADDRESS: u32 = 1 << 3;
+}

@@ -1,0 +1,62 @@
+//! IPv4 and IPv6 addresses as map keys hold them.
+
+/// A network address as loaded from the wire: bytes in network order, seen as native 32-bit words.
+///
+/// Words rather than bytes because the BPF target loads and compares a word in one instruction.
+pub trait Address: Copy + Eq + Default {
+    /// The ones' complement sum of the address as 16-bit words, not folded; at most 16 bits of carry.
+    fn word_sum(self) -> u32;
+    /// A cheap, well-mixed 32-bit hash for direct-mapped tables; not for adversarial keys.
+    fn mix(self) -> u32;
+    /// The address with every bit outside `mask` cleared; `mask` is applied to each 32-bit word.
+    #[must_use]
+    fn masked(self, mask: u32) -> Self;
+}
+
+/// An IPv4 address: four bytes in network order as one native word.
+pub type V4 = u32;
+/// An IPv6 address: sixteen bytes in network order as four native words.
+pub type V6 = [u32; 4];
+
+/// 2^32 divided by the golden ratio: multiplying by it spreads neighbouring addresses over the high bits.
+const SPREAD: u32 = 0x9e37_79b9;
+
+const fn halves(word: u32) -> u32 {
+    (word & 0xffff) + (word >> 16)
+}
+
+impl Address for V4 {
+    #[inline(always)]
+    fn word_sum(self) -> u32 {
+        halves(self)
+    }
+    #[inline(always)]
+    fn mix(self) -> u32 {
+        let spread = self.wrapping_mul(SPREAD);
+        spread ^ (spread >> 16)
+    }
+    #[inline(always)]
+    fn masked(self, mask: u32) -> Self {
+        self & mask
+    }
+}
+
+impl Address for V6 {
+    #[inline(always)]
+    fn word_sum(self) -> u32 {
+        let [a, b, c, d] = self;
+        halves(a) + halves(b) + halves(c) + halves(d)
+    }
+    #[inline(always)]
+    fn mix(self) -> u32 {
+        let [a, b, c, d] = self;
+        let ab = a.wrapping_mul(SPREAD) ^ b;
+        let abc = ab.wrapping_mul(SPREAD) ^ c;
+        (abc.wrapping_mul(SPREAD) ^ d).mix()
+    }
+    #[inline(always)]
+    fn masked(self, mask: u32) -> Self {
+        let [a, b, c, d] = self;
+        [a & mask, b & mask, c & mask, d & mask]
+    }
+}

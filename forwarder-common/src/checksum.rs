@@ -1,0 +1,77 @@
+//! The Internet checksum as something that changes by a difference (RFC 1071, RFC 1624).
+//!
+//! The one confusing thing: a checksum field holds the *complement* of the ones' complement sum of the data.
+//! Changing a word `m` to `m'` changes the sum by `~m + m'`, whatever else the packet holds, so the packet is
+//! never summed again and a checksum that was wrong stays exactly as wrong (RFC 1624 section 3, equation 3:
+//! `HC' = ~(~HC + ~m + m')`; equation 4 gets `HC' = 0xffff` wrong).
+//!
+//! The sum does not care about byte order as long as everything is swapped alike (RFC 1071 section 2B), so all
+//! of this works on native words loaded straight from the wire.
+
+use crate::address::Address;
+
+/// What a checksum's data changes by: the folded ones' complement sum of `~old + new` over the changed words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delta(pub u16);
+
+/// Folds carries back in (RFC 1071 section 1) until 16 bits are left.
+#[inline(always)]
+const fn fold(sum: u32) -> u16 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    ((once & 0xffff) + (once >> 16)) as u16
+}
+
+impl Delta {
+    /// No change.
+    pub const NONE: Self = Self(0);
+
+    /// One 16-bit word becomes another; both as loaded from the wire.
+    #[inline(always)]
+    pub const fn word(old: u16, new: u16) -> Self {
+        Self(fold(!old as u32 + new as u32))
+    }
+
+    /// One address becomes another. Folded on its own, so that the result fits 16 bits for every family.
+    #[inline(always)]
+    pub fn address<A: Address>(old: A, new: A) -> Self {
+        Self::word(fold(old.word_sum()), fold(new.word_sum()))
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(fold(self.0 as u32 + other.0 as u32))
+    }
+
+    /// The change that undoes this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn undone(self) -> Self {
+        Self(!self.0)
+    }
+
+    /// A checksum field after the change (RFC 1624 equation 3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply(self, field: u16) -> u16 {
+        !fold(!field as u32 + self.0 as u32)
+    }
+
+    /// A UDP checksum field after the change: absent (0) stays absent, and one that computes to 0 is sent as all
+    /// ones (RFC 768; RFC 8200 section 8.1 and, for zero over IPv6, RFC 6935).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp(self, field: u16) -> u16 {
+        if field == 0 {
+            return 0;
+        }
+        match self.apply(field) {
+            0 => 0xffff,
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! What becomes of a packet. Every packet leaves each hook with exactly one [`Outcome`], which is a counter's index.
+
+/// Declares [`Outcome`] together with its names, so that a new one cannot be forgotten anywhere.
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal $kind:ident),* $(,)?) => {
+        /// Why a packet was forwarded, passed to the kernel untouched, or dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Outcome { $($(#[$doc])* $variant),* }
+
+        impl Outcome {
+            /// Every outcome, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in tables, JSON and Prometheus labels: stable.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// Whether it forwards, passes or drops.
+            pub const fn kind(self) -> Kind {
+                match self { $(Self::$variant => Kind::$kind),* }
+            }
+        }
+    };
+}
+
+/// The three things that can happen to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rewritten and sent on.
+    Forward,
+    /// Handed on as it came: to the TC program after XDP, to the kernel after TC.
+    Pass,
+    /// Discarded.
+    Drop,
+}
+
+outcomes! {
+    /// Rewritten and sent out with a next hop already known.
+    Forwarded = "forwarded" Forward,
+    /// Rewritten and given to the kernel's neighbour code, which resolves or confirms the next hop.
+    ForwardedByNeighbour = "forwarded_by_neighbour" Forward,
+    /// No rule names it.
+    NotOurs = "not_ours" Pass,
+    /// Not IPv4 or IPv6 in a plain Ethernet frame: ARP, VLAN-tagged, 802.3.
+    NotIp = "not_ip" Pass,
+    /// For another station, or broadcast or multicast.
+    NotForUs = "not_for_us" Pass,
+    /// Malformed or truncated: the kernel judges it.
+    Malformed = "malformed" Pass,
+    /// A fragment, which names no port.
+    Fragment = "fragment" Pass,
+    /// An ICMP error or other ICMP message that is not an echo.
+    IcmpOther = "icmp_other" Pass,
+    /// XDP leaves it to the TC program: a new flow, the start or end of a connection, options, an unknown next hop.
+    ToTc = "to_tc" Pass,
+    /// Its way leads to this machine itself.
+    ToSelf = "to_self" Pass,
+    /// The rule does not allow this client.
+    DropNotAllowed = "drop_not_allowed" Drop,
+    /// Its TTL or hop limit would reach 0 (RFC 1812 section 5.3.1).
+    DropTtl = "drop_ttl" Drop,
+    /// The kernel has no route to the next hop.
+    DropNoRoute = "drop_no_route" Drop,
+    /// Larger than the way out takes.
+    DropTooBig = "drop_too_big" Drop,
+    /// Every source port that may be allocated is taken.
+    DropNoPort = "drop_no_port" Drop,
+    /// The table of new flows refused an entry.
+    DropNoFlow = "drop_no_flow" Drop,
+    /// Belongs to no flow and cannot begin one: a TCP RST, a reply after expiry.
+    DropNoState = "drop_no_state" Drop,
+    /// A packet that should have been writable was not, or the kernel refused to send it on.
+    DropError = "drop_error" Drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_say_what_happens() {
+        let names: HashSet<_> = Outcome::ALL.iter().map(|o| o.name()).collect();
+        assert_eq!(names.len(), Outcome::COUNT);
+        for outcome in Outcome::ALL {
+            assert_eq!(outcome.name().starts_with("drop_"), outcome.kind() == Kind::Drop);
+            assert_eq!(outcome.name().starts_with("forwarded"), outcome.kind() == Kind::Forward);
+        }
+    }
+}
