@@ -1,0 +1,135 @@
+//! Threads that serve inside a host until they are dropped, and how long anybody waits for anything.
+
+use std::env;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// How long to wait for an event that must come: 10 s, or `FORWARDER_LAB_PATIENCE` seconds (emulated machines are slow).
+/// Nobody waits this long when all is well.
+pub fn patience() -> Duration {
+    let seconds = env::var("FORWARDER_LAB_PATIENCE")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(10))
+}
+
+/// A serving thread. Dropping it tells the thread to stop, and waits until it has.
+pub(crate) struct Service {
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts `serve` with the [`Bell`] that rings when it must stop.
+    pub(crate) fn start(serve: impl FnOnce(&Bell) + Send + 'static) -> Result<Self> {
+        let (hears, stop) = nix::unistd::pipe()?;
+        let thread = thread::Builder::new().spawn(move || serve(&Bell(hears)))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread was already printed by it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Tells a serving thread that its time is over.
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    /// Waits until one of `sources` can be read: `true`; or until the service must stop: `false`.
+    pub(crate) fn wait_for(&self, sources: &[BorrowedFd<'_>]) -> bool {
+        let mut fds: Vec<PollFd<'_>> = std::iter::once(self.0.as_fd())
+            .chain(sources.iter().copied())
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+        let rings = fds
+            .first()
+            .and_then(PollFd::revents)
+            .is_none_or(|events| !events.is_empty());
+        !rings
+    }
+}
+
+/// Waits until `fd` can be read, or until `deadline`: `false`.
+pub(crate) fn readable_before(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up: a wait of 0 ms in the last millisecond would spin.
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+            Ok(0) if Instant::now() >= deadline => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The peers that a server has seen, in order of appearance.
+#[derive(Clone, Default)]
+pub(crate) struct Peers(Arc<(Mutex<Vec<SocketAddr>>, Condvar)>);
+
+impl Peers {
+    pub(crate) fn add(&self, peer: SocketAddr) {
+        let (list, changed) = &*self.0;
+        list.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(peer);
+        changed.notify_all();
+    }
+
+    pub(crate) fn all(&self) -> Vec<SocketAddr> {
+        self.0
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits until there are `count` of them.
+    pub(crate) fn wait_for(&self, count: usize) -> Result<Vec<SocketAddr>> {
+        let (list, changed) = &*self.0;
+        let list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        let (list, _) = changed
+            .wait_timeout_while(list, patience(), |list| list.len() < count)
+            .unwrap_or_else(PoisonError::into_inner);
+        if list.len() < count {
+            bail!(
+                "only {} of {count} peers came within {:?}: {list:?}",
+                list.len(),
+                patience()
+            );
+        }
+        Ok(list.clone())
+    }
+}
+
+/// Gives up on a silent peer instead of hanging a test.
+pub(crate) fn impatient(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(patience()))?;
+    stream.set_write_timeout(Some(patience()))
+}
