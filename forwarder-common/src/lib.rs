@@ -2,7 +2,7 @@
 //!
 //! The same code runs in the XDP program, in the TC program and in host tests: it sees a packet only
 //! through [`packet::Packet`] and the maps only through [`tables::Tables`]. A packet's way through it is
-//! [`parse`] → [`decide`] → [`plan`] → [`apply`] → [`verdict`].
+//! [`parse`] → [`decide`] → [`apply`] → [`verdict`]; [`fast`] and [`complete`] are the two hooks' ways to decide.
 //!
 //! Addresses and ports are kept as they stand on the wire (network byte order, loaded as native words):
 //! they are compared, copied and summed far more often than they are computed with.
@@ -14,5 +14,15 @@ extern crate std;
 
 pub mod abi;
 pub mod address;
+pub mod apply;
 pub mod checksum;
+pub mod complete;
+pub mod decide;
+pub mod fast;
+pub mod flow_state;
+pub mod open_flow;
+pub mod packet;
+pub mod parse;
+pub mod tables;
 pub mod verdict;
+pub mod wire;

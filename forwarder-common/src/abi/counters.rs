@@ -27,6 +27,10 @@ pub struct RuleCounters {
     pub flows: u64,
     /// Packets of clients that the rule does not allow.
     pub denied: u64,
+    /// Flows that could not move to the protected table because it was full.
+    pub unprotected: u64,
+    /// Source ports not taken because a socket of this machine uses them.
+    pub port_clashes: u64,
 }
 
 /// How often each [`Outcome`] happened on an interface and hook, on one CPU: every packet counts exactly once

@@ -1,7 +1,10 @@
 //! A flow: two entries, one for each direction, each found by the packet as it arrives.
 
 use super::{Ticks, layout};
-use crate::address::{V4, V6};
+use crate::{
+    address::{V4, V6},
+    checksum::Delta,
+};
 
 /// What identifies a packet of a flow as it arrives, before translation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,6 +81,40 @@ layout!(Flow<V4>, 48, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u64, u64]);
 layout!(Flow<V6>, 72, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u64, u64]);
 
 impl<A: Copy> Flow<A> {
+    /// [`Self::direction`] as what it means.
+    #[inline(always)]
+    pub const fn direction(&self) -> Direction {
+        if self.direction == Direction::Forward as u8 { Direction::Forward } else { Direction::Reply }
+    }
+
+    /// The entry of the other direction: it undoes what this one does to packets with `key`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn peer(&self, key: &FlowKey<A>) -> Self {
+        let direction = match self.direction() {
+            Direction::Forward => Direction::Reply,
+            Direction::Reply => Direction::Forward,
+        };
+        Self {
+            rewrite: Rewrite {
+                src: key.dst,
+                dst: key.src,
+                src_port: key.dst_port,
+                dst_port: key.src_port,
+                address_delta: Delta(self.rewrite.address_delta).undone().0,
+                port_delta: Delta(self.rewrite.port_delta).undone().0,
+            },
+            last_seen: self.last_seen,
+            counter: self.counter,
+            state: self.state,
+            direction: direction as u8,
+            zero: 0,
+            sweep_slot: self.sweep_slot,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
     /// The key of the other direction: what a reply to a rewritten packet looks like on arrival.
     #[inline(always)]
     pub const fn peer_key(&self, protocol: u32) -> FlowKey<A> {

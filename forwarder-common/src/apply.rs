@@ -1,0 +1,47 @@
+//! Carries a decision out on the bytes: network header, ports, checksums. The link header is the hook's business.
+
+use crate::{
+    abi::Rewrite,
+    checksum::Delta,
+    packet::{ChecksumChange, Packet},
+    parse::{Family, Parsed, Transport},
+    wire::{icmp, tcp, udp},
+};
+
+/// Rewrites `packet` as decided. `None` means that it is unchanged.
+///
+/// All-or-nothing: the parser has read every byte that is written here, and the one step that a hook may still
+/// refuse, the transport checksum, comes first.
+#[inline(always)]
+#[must_use]
+pub fn apply<F: Family>(
+    packet: &mut impl Packet,
+    parsed: &Parsed<F::Address>,
+    rewrite: &Rewrite<F::Address>,
+) -> Option<()> {
+    let at = parsed.transport_offset;
+    let addresses = Delta(rewrite.address_delta);
+    let ports = Delta(rewrite.port_delta);
+    match parsed.transport {
+        Transport::Tcp { .. } | Transport::Udp => {
+            let is_udp = matches!(parsed.transport, Transport::Udp);
+            let offset = at + if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
+            packet.change_checksum(ChecksumChange { offset, pseudo_header: addresses, transport: ports, is_udp })?;
+            let [s0, s1] = rewrite.src_port.to_ne_bytes();
+            let [d0, d1] = rewrite.dst_port.to_ne_bytes();
+            packet.write(at, [s0, s1, d0, d1])?;
+        }
+        Transport::EchoRequest | Transport::EchoReply => {
+            let pseudo_header = if F::ECHO_HAS_PSEUDO_HEADER { addresses } else { Delta::NONE };
+            let offset = at + icmp::CHECKSUM;
+            packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: ports, is_udp: false })?;
+            let identifier = match parsed.transport {
+                Transport::EchoRequest => rewrite.src_port,
+                _ => rewrite.dst_port,
+            };
+            packet.write(at + icmp::IDENTIFIER, identifier.to_ne_bytes())?;
+        }
+        Transport::Sctp | Transport::Other => {}
+    }
+    F::rewrite(packet, parsed, rewrite)
+}

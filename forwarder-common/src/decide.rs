@@ -1,0 +1,156 @@
+//! What becomes of a packet, decided before a byte of it changes.
+
+use crate::{
+    abi::{Direction, Endpoint, Flow, RangeKey, Rewrite, Rule, Side, rule_flags, setting_flags},
+    address::Address,
+    checksum::Delta,
+    parse::Parsed,
+    tables::{Event, Hop, Tables},
+    verdict::Outcome,
+};
+
+/// A packet that will be forwarded, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision<A> {
+    /// New addresses and ports.
+    pub rewrite: Rewrite<A>,
+    /// Index into the rule counters.
+    pub counter: u32,
+    /// Which way it goes.
+    pub direction: Direction,
+}
+
+impl<A: Copy> Decision<A> {
+    /// What a flow entry says.
+    #[inline(always)]
+    pub const fn of_flow(flow: &Flow<A>) -> Self {
+        Self { rewrite: flow.rewrite, counter: flow.counter, direction: flow.direction() }
+    }
+}
+
+/// What a hook does with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Hands it on as it came.
+    Pass(Outcome),
+    /// Discards it.
+    Drop(Outcome),
+    /// Sends it out of `Hop::interface` with `Hop::link_addresses`: it is rewritten.
+    Transmit(Hop),
+    /// Gives it to the kernel's neighbour code on `Hop::interface`: it is rewritten.
+    Neighbour(Hop),
+}
+
+impl Verdict {
+    /// The counter of this verdict.
+    #[inline(always)]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Pass(outcome) | Self::Drop(outcome) => outcome,
+            Self::Transmit(_) => Outcome::Forwarded,
+            Self::Neighbour(_) => Outcome::ForwardedByNeighbour,
+        }
+    }
+}
+
+/// The rule that names an endpoint now: an exact port before a range before a whole address.
+#[inline(always)]
+fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>, generation: u32) -> Option<Rule<A>> {
+    let exact = tables.endpoint(&endpoint).and_then(|reference| reference.slot(generation));
+    let slot = match exact {
+        Some(slot) => slot,
+        None if tables.has_ranges() => tables.range(&RangeKey::exact(endpoint))?.slot(generation)?,
+        None => return None,
+    };
+    tables.rule(slot)
+}
+
+/// The rule whose listen a packet is for.
+#[inline(always)]
+pub fn listen_rule<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Option<Rule<A>> {
+    let endpoint = Endpoint {
+        address: parsed.key.dst,
+        port: parsed.key.dst_port,
+        protocol: parsed.protocol(),
+        side: Side::Listen as u8,
+    };
+    rule_at(tables, endpoint, tables.settings().generation)
+}
+
+/// The stateless rule whose backend a packet comes from.
+#[inline(always)]
+pub fn backend_rule<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Option<Rule<A>> {
+    let settings = tables.settings();
+    if settings.flags & setting_flags::STATELESS == 0 {
+        return None;
+    }
+    let endpoint = Endpoint {
+        address: parsed.key.src,
+        port: parsed.key.src_port,
+        protocol: parsed.protocol(),
+        side: Side::Backend as u8,
+    };
+    rule_at(tables, endpoint, settings.generation)
+}
+
+/// Whether a rule lets this client in; counted when not.
+#[inline(always)]
+pub fn admits<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, client: A) -> bool {
+    if rule.flags & rule_flags::ALLOW == 0 || tables.allows(rule.allow, client) {
+        return true;
+    }
+    tables.count(rule.counter, Event::Denied);
+    false
+}
+
+/// Adds in host order to a port in network order, wrapping.
+#[inline(always)]
+const fn shifted(port: u16, by: u16) -> u16 {
+    u16::from_be(port).wrapping_add(by).to_be()
+}
+
+/// The destination port at the backend, for a packet to the listen.
+#[inline(always)]
+pub fn backend_port<A>(rule: &Rule<A>, parsed: &Parsed<A>) -> u16 {
+    if rule.port_shift == 0 { parsed.key.dst_port } else { shifted(parsed.key.dst_port, rule.port_shift) }
+}
+
+/// Client to backend under a stateless rule.
+#[inline(always)]
+pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Decision<A> {
+    let dst_port = backend_port(rule, parsed);
+    Decision {
+        rewrite: Rewrite {
+            src: parsed.key.src,
+            dst: rule.to,
+            src_port: parsed.key.src_port,
+            dst_port,
+            address_delta: rule.to_delta,
+            port_delta: Delta::word(parsed.key.dst_port, dst_port).0,
+        },
+        counter: rule.counter,
+        direction: Direction::Forward,
+    }
+}
+
+/// Backend to client under a stateless rule.
+#[inline(always)]
+pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Decision<A> {
+    let src_port = if rule.port_shift == 0 {
+        parsed.key.src_port
+    } else {
+        shifted(parsed.key.src_port, rule.port_shift.wrapping_neg())
+    };
+    Decision {
+        rewrite: Rewrite {
+            src: rule.listen,
+            dst: parsed.key.dst,
+            src_port,
+            dst_port: parsed.key.dst_port,
+            address_delta: Delta(rule.to_delta).undone().0,
+            port_delta: Delta::word(parsed.key.src_port, src_port).0,
+        },
+        counter: rule.counter,
+        direction: Direction::Reply,
+    }
+}

@@ -1,0 +1,87 @@
+//! The XDP hook: what a table already decides is rewritten and sent on; everything else passes untouched.
+
+use crate::{
+    abi::{NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
+    address::Address,
+    apply::apply,
+    decide::{Decision, Verdict, admits, backend_rule, listen_rule, stateless_forward, stateless_reply},
+    flow_state::FlowState,
+    packet::Packet,
+    parse::{Family, Parsed},
+    tables::{FlowEntry, Hop, Tables},
+    verdict::Outcome,
+    wire::tcp,
+};
+
+/// Flags that begin or end a connection: the TC program, which keeps both directions in step, has to see them.
+const CONNECTION_FLAGS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
+
+/// Decides a packet and, if it is to be forwarded, rewrites it. Changes nothing that it passes.
+#[inline(always)]
+pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
+    let parsed = match F::plain(packet, network) {
+        Ok(parsed) => parsed,
+        Err(outcome) => return Verdict::Pass(outcome),
+    };
+    let (decision, entry) = match decide(tables, &parsed) {
+        Ok(decided) => decided,
+        Err(verdict) => return verdict,
+    };
+    let hop = match way_out(tables, &parsed, &decision) {
+        Ok(hop) => hop,
+        Err(outcome) => return Verdict::Pass(outcome),
+    };
+    if apply::<F>(packet, &parsed, &decision.rewrite).is_none() {
+        return Verdict::Pass(Outcome::ToTc);
+    }
+    if let Some(entry) = entry {
+        entry.seen(tables.now(), parsed.length);
+    }
+    tables.count_forwarded(decision.counter, decision.direction, parsed.length);
+    Verdict::Transmit(hop)
+}
+
+type Decided<A, E> = (Decision<A>, Option<E>);
+
+#[inline(always)]
+fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<Decided<A, T::Entry>, Verdict> {
+    let settings = tables.settings();
+    if settings.flags & setting_flags::FLOWS != 0
+        && let Some(entry) = tables.established(&parsed.key)
+    {
+        let flow = entry.get();
+        let state = FlowState::from_number(flow.state);
+        let lives = elapsed(tables.now(), flow.last_seen) <= state.timeout(parsed.protocol(), &settings.timeouts);
+        let plain = parsed.transport.flags() & CONNECTION_FLAGS == 0;
+        if state != FlowState::Established || !lives || !plain {
+            return Err(Verdict::Pass(Outcome::ToTc));
+        }
+        return Ok((Decision::of_flow(&flow), Some(entry)));
+    }
+    if let Some(rule) = listen_rule(tables, parsed) {
+        if rule.flags & rule_flags::STATELESS == 0 {
+            return Err(Verdict::Pass(Outcome::ToTc));
+        }
+        if !admits(tables, &rule, parsed.key.src) {
+            return Err(Verdict::Drop(Outcome::DropNotAllowed));
+        }
+        return Ok((stateless_forward(&rule, parsed), None));
+    }
+    match backend_rule(tables, parsed) {
+        Some(rule) => Ok((stateless_reply(&rule, parsed), None)),
+        None => Err(Verdict::Pass(Outcome::NotOurs)),
+    }
+}
+
+/// The next hop, if XDP can use it; TC deals with every other case.
+#[inline(always)]
+fn way_out<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, decision: &Decision<A>) -> Result<Hop, Outcome> {
+    if parsed.hop_limit <= 1 {
+        return Err(Outcome::ToTc);
+    }
+    let hop = tables.next_hop(decision.rewrite.src, decision.rewrite.dst);
+    let usable = hop.state == NextHopState::Resolved
+        && hop.flags & (next_hop_flags::XDP_OUT | next_hop_flags::CONFIRM) == next_hop_flags::XDP_OUT
+        && parsed.length <= hop.mtu;
+    if usable { Ok(hop) } else { Err(Outcome::ToTc) }
+}

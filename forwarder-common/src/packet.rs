@@ -1,0 +1,61 @@
+//! A packet as the core sees it: bytes at offsets, and checksums that change.
+
+use crate::checksum::Delta;
+
+/// Access to one packet's bytes. XDP, TC and a byte slice in tests implement it.
+pub trait Packet {
+    /// `N` bytes at `offset`, or `None` where the packet is too short (or, on a hook, that part out of reach).
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Overwrites `N` bytes at `offset`; `None` and nothing written where they do not all exist.
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Length in bytes from offset 0, also of the part that cannot be read directly.
+    fn length(&self) -> usize;
+
+    /// The payload of each packet that this one will be cut into on its way out (GSO), in bytes; 0 when it goes as it is.
+    #[inline(always)]
+    fn segment_payload(&self) -> u32 {
+        0
+    }
+
+    /// Applies a change to a transport checksum; `None` and nothing written where the field does not exist.
+    ///
+    /// A hook on which the field may hold a partial sum (`CHECKSUM_PARTIAL` at TC: only the pseudo-header is
+    /// in it, not complemented) overrides this; everywhere else the field covers everything.
+    #[inline(always)]
+    fn change_checksum(&mut self, change: ChecksumChange) -> Option<()> {
+        let field = u16::from_ne_bytes(self.read(change.offset)?);
+        let delta = change.pseudo_header.and(change.transport);
+        let changed = if change.is_udp { delta.apply_udp(field) } else { delta.apply(field) };
+        self.write(change.offset, changed.to_ne_bytes())
+    }
+}
+
+/// A change of a transport checksum, with its two parts apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChecksumChange {
+    /// Where the checksum field is.
+    pub offset: usize,
+    /// What the addresses of the pseudo-header change by; none where the protocol has no pseudo-header.
+    pub pseudo_header: Delta,
+    /// What the transport header changes by.
+    pub transport: Delta,
+    /// UDP: 0 means "no checksum" (RFC 768).
+    pub is_udp: bool,
+}
+
+impl Packet for &mut [u8] {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        *self.get_mut(offset..)?.first_chunk_mut()? = bytes;
+        Some(())
+    }
+
+    fn length(&self) -> usize {
+        self.len()
+    }
+}

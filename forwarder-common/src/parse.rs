@@ -1,0 +1,357 @@
+//! From bytes to what a packet is: its addresses, ports, and where its headers stand.
+//!
+//! Two ways to the same [`Parsed`]: [`Family::plain`] knows only the common shape (no options, no extension
+//! headers), with every offset a constant; [`Family::walk`] steps over options and extension headers, bounded.
+//! XDP takes the first and leaves the rest to TC.
+
+use crate::{
+    abi::FlowKey,
+    address::{Address, V4, V6},
+    packet::Packet,
+    verdict::Outcome,
+    wire::{icmp, ipv4, ipv6, protocol, sctp, tcp, udp},
+};
+
+/// What stands after the network header, as far as forwarding cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with these flags.
+    Tcp {
+        /// The flags byte.
+        flags: u8,
+    },
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 echo request: the identifier is the source port.
+    EchoRequest,
+    /// ICMP or ICMPv6 echo reply: the identifier is the destination port.
+    EchoReply,
+    /// SCTP: its ports are read, never changed, for its CRC32c (RFC 9260 section 6.8) covers them, not the addresses.
+    Sctp,
+    /// Any other protocol: no ports, nothing in it depends on the addresses.
+    Other,
+}
+
+impl Transport {
+    /// TCP's flags; 0 for every other protocol.
+    #[inline(always)]
+    pub const fn flags(self) -> u8 {
+        match self {
+            Self::Tcp { flags } => flags,
+            _ => 0,
+        }
+    }
+}
+
+/// A well-formed, unfragmented packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed<A> {
+    /// Addresses, ports and protocol.
+    pub key: FlowKey<A>,
+    /// What is inside.
+    pub transport: Transport,
+    /// Where the network header starts.
+    pub network: usize,
+    /// Where the transport header starts.
+    pub transport_offset: usize,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Length of the IP packet by its own header, in bytes.
+    pub length: u32,
+}
+
+impl<A> Parsed<A> {
+    /// Whether the source port (or echo identifier) may be changed.
+    #[inline(always)]
+    pub const fn source_port_is_ours_to_choose(&self) -> bool {
+        matches!(self.transport, Transport::Tcp { .. } | Transport::Udp | Transport::EchoRequest)
+    }
+
+    /// The protocol number.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.key.protocol as u8
+    }
+}
+
+/// One of the two IP versions: how its packets are read and how its header is rewritten.
+pub trait Family {
+    /// Its addresses.
+    type Address: Address;
+
+    /// Reads a packet of the common shape: no IP options, no extension headers, no fragment.
+    ///
+    /// # Errors
+    /// [`Outcome::ToTc`] when only [`Self::walk`] can tell; otherwise why the packet is not forwarded.
+    fn plain(packet: &impl Packet, network: usize) -> Result<Parsed<Self::Address>, Outcome>;
+
+    /// Reads any packet, stepping over options and a bounded number of extension headers.
+    ///
+    /// # Errors
+    /// Why the packet is not forwarded.
+    fn walk(packet: &impl Packet, network: usize) -> Result<Parsed<Self::Address>, Outcome>;
+
+    /// Rewrites the network header: addresses, one hop less, and the header checksum where there is one.
+    /// `None` and nothing written when the header is not there.
+    fn rewrite(
+        packet: &mut impl Packet,
+        parsed: &Parsed<Self::Address>,
+        rewrite: &crate::abi::Rewrite<Self::Address>,
+    ) -> Option<()>;
+
+    /// Whether echo messages of this family are covered by a pseudo-header (ICMPv6: RFC 4443 section 2.3).
+    const ECHO_HAS_PSEUDO_HEADER: bool;
+}
+
+/// IPv4.
+pub struct Ipv4;
+/// IPv6.
+pub struct Ipv6;
+
+/// Ports (or echo identifier) and kind of what stands at `offset`.
+#[inline(always)]
+fn transport(packet: &impl Packet, offset: usize, protocol: u8) -> Result<(Transport, u16, u16), Outcome> {
+    match protocol {
+        protocol::TCP => {
+            let [s0, s1, d0, d1, ..] = packet.read::<{ tcp::LEN }>(offset).ok_or(Outcome::Malformed)?;
+            let [flags] = packet.read(offset + tcp::FLAGS).ok_or(Outcome::Malformed)?;
+            Ok((Transport::Tcp { flags }, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+        }
+        protocol::UDP => {
+            let [s0, s1, d0, d1, ..] = packet.read::<{ udp::LEN }>(offset).ok_or(Outcome::Malformed)?;
+            Ok((Transport::Udp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            let [kind, _, _, _, i0, i1, ..] = packet.read::<{ icmp::LEN }>(offset).ok_or(Outcome::Malformed)?;
+            let identifier = u16::from_ne_bytes([i0, i1]);
+            let (request, reply) = if protocol == protocol::ICMP {
+                (icmp::ECHO_REQUEST, icmp::ECHO_REPLY)
+            } else {
+                (icmp::V6_ECHO_REQUEST, icmp::V6_ECHO_REPLY)
+            };
+            if kind == request {
+                Ok((Transport::EchoRequest, identifier, 0))
+            } else if kind == reply {
+                Ok((Transport::EchoReply, 0, identifier))
+            } else {
+                Err(Outcome::IcmpOther)
+            }
+        }
+        protocol::SCTP => {
+            let [s0, s1, d0, d1, ..] = packet.read::<{ sctp::LEN }>(offset).ok_or(Outcome::Malformed)?;
+            Ok((Transport::Sctp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+        }
+        _ => Ok((Transport::Other, 0, 0)),
+    }
+}
+
+/// The fixed part of an IPv4 header, as far as forwarding needs it.
+struct Header4 {
+    header_length: usize,
+    total_length: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    src: V4,
+    dst: V4,
+}
+
+#[inline(always)]
+fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
+    let [vihl, _, l0, l1, _, _, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+        packet.read::<{ ipv4::LEN }>(network).ok_or(Outcome::Malformed)?;
+    let header_length = (vihl & 0x0f) as usize * 4;
+    let total_length = u16::from_be_bytes([l0, l1]);
+    if vihl >> 4 != 4 || header_length < ipv4::LEN || (total_length as usize) < header_length {
+        return Err(Outcome::Malformed);
+    }
+    if packet.length() < network + total_length as usize {
+        return Err(Outcome::Malformed);
+    }
+    Ok(Header4 {
+        header_length,
+        total_length,
+        fragment: u16::from_be_bytes([f0, f1]) & ipv4::FRAGMENT_BITS,
+        ttl,
+        protocol,
+        src: V4::from_ne_bytes([s0, s1, s2, s3]),
+        dst: V4::from_ne_bytes([d0, d1, d2, d3]),
+    })
+}
+
+#[inline(always)]
+fn parsed4(
+    packet: &impl Packet,
+    network: usize,
+    header: &Header4,
+    transport_offset: usize,
+) -> Result<Parsed<V4>, Outcome> {
+    // ICMPv6 inside IPv4 is just another protocol; its checksum could not be valid.
+    if header.protocol == protocol::ICMPV6 {
+        return Err(Outcome::Malformed);
+    }
+    let (transport, src_port, dst_port) = transport(packet, transport_offset, header.protocol)?;
+    Ok(Parsed {
+        key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: header.protocol.into() },
+        transport,
+        network,
+        transport_offset,
+        hop_limit: header.ttl,
+        length: header.total_length.into(),
+    })
+}
+
+impl Family for Ipv4 {
+    type Address = V4;
+    const ECHO_HAS_PSEUDO_HEADER: bool = false;
+
+    #[inline(always)]
+    fn plain(packet: &impl Packet, network: usize) -> Result<Parsed<V4>, Outcome> {
+        let header = header4(packet, network)?;
+        if header.header_length != ipv4::LEN {
+            return Err(Outcome::ToTc);
+        }
+        if header.fragment != 0 {
+            return Err(Outcome::Fragment);
+        }
+        parsed4(packet, network, &header, network + ipv4::LEN)
+    }
+
+    #[inline(always)]
+    fn walk(packet: &impl Packet, network: usize) -> Result<Parsed<V4>, Outcome> {
+        let header = header4(packet, network)?;
+        if header.fragment != 0 {
+            return Err(Outcome::Fragment);
+        }
+        parsed4(packet, network, &header, network + header.header_length)
+    }
+
+    #[inline(always)]
+    fn rewrite(packet: &mut impl Packet, parsed: &Parsed<V4>, rewrite: &crate::abi::Rewrite<V4>) -> Option<()> {
+        use crate::checksum::Delta;
+        // TTL, protocol, checksum and both addresses are neighbours: one read, one write.
+        let [ttl, protocol, c0, c1] = packet.read(parsed.network + ipv4::TTL)?;
+        let less = ttl.wrapping_sub(1);
+        // RFC 1624, with the TTL as the first byte of a word whose second byte stays.
+        let hop = Delta::word(u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes([less, protocol]));
+        let [c0, c1] = Delta(rewrite.address_delta).and(hop).apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
+        let [s0, s1, s2, s3] = rewrite.src.to_ne_bytes();
+        let [d0, d1, d2, d3] = rewrite.dst.to_ne_bytes();
+        packet.write(parsed.network + ipv4::TTL, [less, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
+    }
+}
+
+/// How many extension headers are stepped over; a packet with more is not forwarded (RFC 8504 section 5.3 lets a
+/// node limit them).
+const MOST_EXTENSION_HEADERS: usize = 6;
+
+/// The fixed part of an IPv6 header.
+struct Header6 {
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    src: V6,
+    dst: V6,
+}
+
+#[inline(always)]
+fn words(bytes: [u8; 16]) -> V6 {
+    let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = bytes;
+    [
+        u32::from_ne_bytes([a0, a1, a2, a3]),
+        u32::from_ne_bytes([b0, b1, b2, b3]),
+        u32::from_ne_bytes([c0, c1, c2, c3]),
+        u32::from_ne_bytes([d0, d1, d2, d3]),
+    ]
+}
+
+#[inline(always)]
+fn bytes(words: V6) -> [u8; 16] {
+    let [a, b, c, d] = words;
+    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
+    let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
+    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+}
+
+#[inline(always)]
+fn header6(packet: &impl Packet, network: usize) -> Result<Header6, Outcome> {
+    let [vcf, _, _, _, l0, l1, next_header, hop_limit] = packet.read(network).ok_or(Outcome::Malformed)?;
+    let src = packet.read(network + ipv6::SOURCE).ok_or(Outcome::Malformed)?;
+    let dst = packet.read(network + ipv6::SOURCE + 16).ok_or(Outcome::Malformed)?;
+    let payload_length = u16::from_be_bytes([l0, l1]);
+    // A jumbogram (RFC 2675) says 0 here; at TC a GSO packet may, and the kernel has given it no such option.
+    if vcf >> 4 != 6 || packet.length() < network + ipv6::LEN + payload_length as usize {
+        return Err(Outcome::Malformed);
+    }
+    Ok(Header6 { payload_length, next_header, hop_limit, src: words(src), dst: words(dst) })
+}
+
+#[inline(always)]
+fn parsed6(
+    packet: &impl Packet,
+    network: usize,
+    header: &Header6,
+    protocol: u8,
+    transport_offset: usize,
+) -> Result<Parsed<V6>, Outcome> {
+    if protocol == protocol::ICMP {
+        return Err(Outcome::Malformed);
+    }
+    let (transport, src_port, dst_port) = transport(packet, transport_offset, protocol)?;
+    Ok(Parsed {
+        key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: protocol.into() },
+        transport,
+        network,
+        transport_offset,
+        hop_limit: header.hop_limit,
+        length: u32::from(header.payload_length) + ipv6::LEN as u32,
+    })
+}
+
+const fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::FRAGMENT | ipv6::DESTINATION)
+}
+
+impl Family for Ipv6 {
+    type Address = V6;
+    const ECHO_HAS_PSEUDO_HEADER: bool = true;
+
+    #[inline(always)]
+    fn plain(packet: &impl Packet, network: usize) -> Result<Parsed<V6>, Outcome> {
+        let header = header6(packet, network)?;
+        if is_extension(header.next_header) {
+            return Err(Outcome::ToTc);
+        }
+        parsed6(packet, network, &header, header.next_header, network + ipv6::LEN)
+    }
+
+    #[inline(always)]
+    fn walk(packet: &impl Packet, network: usize) -> Result<Parsed<V6>, Outcome> {
+        let header = header6(packet, network)?;
+        let mut next_header = header.next_header;
+        let mut offset = network + ipv6::LEN;
+        for _ in 0..MOST_EXTENSION_HEADERS {
+            match next_header {
+                ipv6::FRAGMENT => return Err(Outcome::Fragment),
+                ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION => {
+                    let [next, length] = packet.read(offset).ok_or(Outcome::Malformed)?;
+                    next_header = next;
+                    offset += (length as usize + 1) * 8;
+                }
+                _ => return parsed6(packet, network, &header, next_header, offset),
+            }
+        }
+        Err(Outcome::Malformed)
+    }
+
+    #[inline(always)]
+    fn rewrite(packet: &mut impl Packet, parsed: &Parsed<V6>, rewrite: &crate::abi::Rewrite<V6>) -> Option<()> {
+        let [hop_limit] = packet.read(parsed.network + ipv6::HOP_LIMIT)?;
+        packet.write(parsed.network + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])?;
+        packet.write(parsed.network + ipv6::SOURCE, bytes(rewrite.src))?;
+        packet.write(parsed.network + ipv6::SOURCE + 16, bytes(rewrite.dst))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Where header fields are, named once. Offsets are from the start of their header, in bytes.
+
+use core::mem::offset_of;
+
+use network_types::{
+    eth::{EthHdr, EtherType},
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+    udp::UdpHdr,
+};
+
+/// Ethernet (IEEE 802.3): the type field as loaded from the wire.
+pub mod ethernet {
+    use super::{EthHdr, EtherType};
+
+    /// Length of the header without tags.
+    pub const LEN: usize = EthHdr::LEN;
+    /// Ethertype of IPv4, network order as loaded.
+    pub const IPV4: u16 = EtherType::Ipv4 as u16;
+    /// Ethertype of IPv6, network order as loaded.
+    pub const IPV6: u16 = EtherType::Ipv6 as u16;
+}
+
+/// IPv4 (RFC 791).
+pub mod ipv4 {
+    use super::{Ipv4Hdr, offset_of};
+
+    /// Length of the header without options.
+    pub const LEN: usize = Ipv4Hdr::LEN;
+    /// Total length.
+    pub const TOTAL_LENGTH: usize = offset_of!(Ipv4Hdr, tot_len);
+    /// Flags and fragment offset.
+    pub const FRAGMENT: usize = offset_of!(Ipv4Hdr, frags);
+    /// Time to live.
+    pub const TTL: usize = offset_of!(Ipv4Hdr, ttl);
+    /// Protocol.
+    pub const PROTOCOL: usize = offset_of!(Ipv4Hdr, proto);
+    /// Header checksum.
+    pub const CHECKSUM: usize = offset_of!(Ipv4Hdr, check);
+    /// Source address; the destination follows.
+    pub const SOURCE: usize = offset_of!(Ipv4Hdr, src_addr);
+    /// More-fragments flag and fragment offset: any of them makes a fragment. Host order.
+    pub const FRAGMENT_BITS: u16 = 0x3fff;
+}
+
+/// IPv6 (RFC 8200).
+pub mod ipv6 {
+    use super::{IpProto, Ipv6Hdr, offset_of};
+
+    /// Length of the header.
+    pub const LEN: usize = Ipv6Hdr::LEN;
+    /// Payload length.
+    pub const PAYLOAD_LENGTH: usize = offset_of!(Ipv6Hdr, payload_len);
+    /// Next header.
+    pub const NEXT_HEADER: usize = offset_of!(Ipv6Hdr, next_hdr);
+    /// Hop limit.
+    pub const HOP_LIMIT: usize = offset_of!(Ipv6Hdr, hop_limit);
+    /// Source address; the destination follows.
+    pub const SOURCE: usize = offset_of!(Ipv6Hdr, src_addr);
+
+    /// Hop-by-hop options header.
+    pub const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+    /// Routing header.
+    pub const ROUTING: u8 = IpProto::Ipv6Route as u8;
+    /// Fragment header.
+    pub const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+    /// Destination options header.
+    pub const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
+}
+
+/// Protocol numbers (IANA).
+pub mod protocol {
+    use super::IpProto;
+
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = IpProto::Icmp as u8;
+    /// TCP.
+    pub const TCP: u8 = IpProto::Tcp as u8;
+    /// UDP.
+    pub const UDP: u8 = IpProto::Udp as u8;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
+    /// SCTP.
+    pub const SCTP: u8 = IpProto::Sctp as u8;
+}
+
+/// TCP (RFC 9293).
+pub mod tcp {
+    use super::{TcpHdr, offset_of};
+
+    /// Length of the header without options.
+    pub const LEN: usize = TcpHdr::LEN;
+    /// The byte of flags.
+    pub const FLAGS: usize = 13;
+    /// The byte whose upper half is the header's length in 32-bit words.
+    pub const DATA_OFFSET: usize = 12;
+    /// Checksum.
+    pub const CHECKSUM: usize = offset_of!(TcpHdr, check);
+    /// FIN flag.
+    pub const FIN: u8 = 0x01;
+    /// SYN flag.
+    pub const SYN: u8 = 0x02;
+    /// RST flag.
+    pub const RST: u8 = 0x04;
+    /// ACK flag.
+    pub const ACK: u8 = 0x10;
+}
+
+/// UDP (RFC 768).
+pub mod udp {
+    use super::{UdpHdr, offset_of};
+
+    /// Length of the header.
+    pub const LEN: usize = UdpHdr::LEN;
+    /// Checksum.
+    pub const CHECKSUM: usize = offset_of!(UdpHdr, check);
+}
+
+/// SCTP (RFC 9260).
+pub mod sctp {
+    /// Length of the common header.
+    pub const LEN: usize = 12;
+}
+
+/// ICMP (RFC 792) and ICMPv6 (RFC 4443): the echo messages have the same shape in both.
+pub mod icmp {
+    /// Length of an echo header.
+    pub const LEN: usize = 8;
+    /// Checksum.
+    pub const CHECKSUM: usize = 2;
+    /// Identifier of an echo message.
+    pub const IDENTIFIER: usize = 4;
+    /// Echo reply (RFC 792).
+    pub const ECHO_REPLY: u8 = 0;
+    /// Echo request (RFC 792).
+    pub const ECHO_REQUEST: u8 = 8;
+    /// Echo request (RFC 4443 section 4.1).
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    /// Echo reply (RFC 4443 section 4.2).
+    pub const V6_ECHO_REPLY: u8 = 129;
+}
