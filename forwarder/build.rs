@@ -54,22 +54,28 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-env-changed={variable}");
     }
 
-    let Some(toolchain) = bpf_toolchain::find() else {
-        bail!(
-            "no Rust toolchain here can compile for BPF ({TARGET}); run this once: cargo xtask setup"
-        );
-    };
     let Some(linker) = bpf_toolchain::find_linker() else {
         bail!(
             "bpf-linker, which makes BPF objects, is not installed; run this once: cargo xtask setup"
         );
     };
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    let Some(toolchain) = bpf_toolchain::find(&linker, &out_dir) else {
+        bail!(
+            "no Rust toolchain here compiles for BPF ({TARGET}) in a form that {} reads; run this once: cargo xtask setup",
+            linker.display()
+        );
+    };
     println!("cargo::rerun-if-changed={}", linker.display());
-    compile(&workspace, &toolchain, &linker)
+    compile(&workspace, &out_dir, &toolchain, &linker)
 }
 
-fn compile(workspace: &Path, toolchain: &BpfToolchain, linker: &Path) -> Result<()> {
-    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+fn compile(
+    workspace: &Path,
+    out_dir: &Path,
+    toolchain: &BpfToolchain,
+    linker: &Path,
+) -> Result<()> {
     let target_dir = out_dir.join("bpf");
 
     let mut cargo = toolchain.cargo();
@@ -87,7 +93,7 @@ fn compile(workspace: &Path, toolchain: &BpfToolchain, linker: &Path) -> Result<
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
-            flags(workspace, &out_dir)?.join("\x1f"),
+            flags(workspace, out_dir)?.join("\x1f"),
         );
 
     let status = cargo

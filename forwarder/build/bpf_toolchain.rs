@@ -9,6 +9,7 @@
 use std::{
     env,
     ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -53,7 +54,7 @@ enum Origin {
 }
 
 impl BpfToolchain {
-    /// A cargo of this toolchain. Nothing that an outer cargo set for its own compiler reaches it.
+    /// A cargo of this toolchain.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = self.origin.command("cargo");
         if let Origin::Directory(directory) = &self.origin {
@@ -71,9 +72,34 @@ impl BpfToolchain {
             Core::Sources => "1",
         }
     }
+
+    /// Whether `linker` reads what this compiler writes: LLVM's bitcode is readable by the same or a later LLVM only, so
+    /// a nightly can be too new for an installed bpf-linker. An empty program shows it in a tenth of a second.
+    fn fits(&self, linker: &Path, scratch: &Path) -> bool {
+        let source = scratch.join("probe.rs");
+        let bitcode = scratch.join("probe.bc");
+        let compiled = fs::write(&source, "#![feature(no_core)]\n#![no_core]\n").is_ok()
+            && output(
+                self.origin
+                    .command("rustc")
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .args(["--crate-type=lib", "--emit=llvm-bc", "--target", TARGET])
+                    .arg("-o")
+                    .args([&bitcode, &source]),
+            )
+            .is_some();
+        compiled
+            && output(
+                Command::new(linker)
+                    .arg("-o")
+                    .args([&scratch.join("probe.o"), &bitcode]),
+            )
+            .is_some()
+    }
 }
 
 impl Origin {
+    /// A program of this toolchain, free of what an outer cargo set for its own compiler.
     fn command(&self, program: &str) -> Command {
         let mut command = match self {
             Self::Rustup(name) => {
@@ -139,10 +165,15 @@ impl Origin {
     }
 }
 
-/// The first toolchain of this machine that can compile for BPF: a rustup nightly with `rust-src`, then any other
-/// toolchain rustup knows, then Debian's in /usr/bin, then the search path's.
-pub(crate) fn find() -> Option<BpfToolchain> {
-    candidates().into_iter().find_map(Origin::inspect)
+/// The first toolchain of this machine that can compile for BPF and whose output `linker` can read: a rustup nightly
+/// with `rust-src`, then any other toolchain rustup knows, then Debian's in /usr/bin, then the search path's.
+///
+/// `scratch` is a directory to try it in.
+pub(crate) fn find(linker: &Path, scratch: &Path) -> Option<BpfToolchain> {
+    candidates()
+        .into_iter()
+        .filter_map(Origin::inspect)
+        .find(|toolchain| toolchain.fits(linker, scratch))
 }
 
 fn candidates() -> Vec<Origin> {
