@@ -1,0 +1,93 @@
+//! Programs of the machine and the Debian packages they come in.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::geteuid;
+
+use crate::{progress::Step, workspace::find_program};
+
+/// A program somebody here starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tool {
+    /// What is looked for in the search path.
+    pub(crate) program: &'static str,
+    /// The Debian 12 package to install when it is not there.
+    pub(crate) package: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, package }
+}
+
+/// To build: rustc's linker, and whatever apt-get or cargo install start.
+pub(crate) const BUILD_TOOLS: &[Tool] = &[tool("cc", "gcc")];
+
+/// To run tests, demo and bench.
+pub(crate) const RUN_TOOLS: &[Tool] = &[
+    // Labs: namespaces, links, addresses, routes, neighbours; offloads of veth; entering only the network namespace.
+    tool("ip", "iproute2"),
+    tool("tc", "iproute2"),
+    tool("ethtool", "ethtool"),
+    tool("nsenter", "util-linux"),
+    tool("sysctl", "procps"),
+    // What people use today, to compare with.
+    tool("nft", "nftables"),
+    tool("iptables", "iptables"),
+    tool("conntrack", "conntrack"),
+    // Clients and servers.
+    tool("ping", "iputils-ping"),
+    tool("curl", "curl"),
+    tool("socat", "socat"),
+    tool("iperf3", "iperf3"),
+    tool("python3", "python3-minimal"),
+    // To look at packets, programs and maps.
+    tool("tcpdump", "tcpdump"),
+    tool("bpftool", "bpftool"),
+];
+
+/// Installs the packages of those tools that are missing.
+pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
+    let mut missing: Vec<&str> =
+        tools.iter().filter(|tool| find_program(tool.program).is_none()).map(|tool| tool.package).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing)
+}
+
+/// Installs Debian packages with apt-get. Nothing that is installed is removed for them.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if find_program("apt-get").is_none() {
+        bail!(
+            "this machine lacks some programs and has no apt-get; install what Debian calls {list}, then run this again"
+        );
+    }
+    if !geteuid().is_root() {
+        bail!("Debian packages are missing ({list}) and installing them needs root; run as root: cargo xtask setup");
+    }
+    let step = Step::begin(format!("Installing Debian packages: {list}"));
+    // The package lists of a fresh machine are empty or old, those of most others are good: refresh them only if needed.
+    if step.run(apt_get("install").args(packages)).is_err() {
+        step.run(&mut apt_get("update"))?;
+        step.run(apt_get("install").args(packages)).with_context(|| {
+            format!(
+                "Debian packages could not be installed: {list}. They are those of Debian 12 with its security updates \
+                 (bookworm-security)"
+            )
+        })?;
+    }
+    step.done();
+    Ok(())
+}
+
+fn apt_get(command: &str) -> Command {
+    let mut apt_get = Command::new("apt-get");
+    apt_get.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=300", command]);
+    if command == "install" {
+        apt_get.args(["--yes", "--no-install-recommends", "--no-remove"]);
+    }
+    apt_get
+}

@@ -1,0 +1,122 @@
+//! The compiler and linker for BPF, and cargo's companions.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::packages;
+use crate::{
+    progress::Step,
+    workspace::{cargo, find_program, target_dir},
+};
+
+// The same file decides for forwarder's build script, so both always agree.
+#[path = "../../../forwarder/build/bpf_toolchain.rs"]
+#[expect(dead_code, reason = "only the build script compiles with it")]
+mod bpf_toolchain;
+
+pub(crate) use bpf_toolchain::BpfToolchain;
+
+/// Debian's rustc with a compiled `core` for BPF; it lives in /usr/bin and leaves rustup alone.
+const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+/// The LLVM of Debian's rustc-web, which bpf-linker has to match.
+const LLVM: &str = "22";
+/// bpf-linker releases of this series can be built with [`LLVM`].
+const BPF_LINKER: &str = "bpf-linker@^0.13";
+
+/// What compiles BPF here.
+pub(crate) struct Ready {
+    pub(crate) toolchain: BpfToolchain,
+    pub(crate) linker: PathBuf,
+}
+
+/// Makes sure that there is a bpf-linker and a compiler that suits it.
+pub(crate) fn ensure_bpf() -> Result<Ready> {
+    let linker = match bpf_toolchain::find_linker() {
+        Some(linker) => linker,
+        None => install_linker(&[])?,
+    };
+    if let Some(toolchain) = find(&linker)? {
+        return Ok(Ready { toolchain, linker });
+    }
+    packages::install(&DEBIAN_COMPILER)?;
+    if let Some(toolchain) = find(&linker)? {
+        return Ok(Ready { toolchain, linker });
+    }
+    // Debian's compiler is there now, so it is the linker that is too old for it.
+    let linker = install_linker(&["--force"])?;
+    let Some(toolchain) = find(&linker)? else {
+        bail!(
+            "{} cannot read what any compiler here writes for BPF: it must be built with the LLVM of the compiler or a \
+             later one. Remove it and run again: cargo xtask setup",
+            linker.display()
+        );
+    };
+    Ok(Ready { toolchain, linker })
+}
+
+fn find(linker: &Path) -> Result<Option<BpfToolchain>> {
+    let scratch = target_dir().join("xtask");
+    fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    Ok(bpf_toolchain::find(linker, &scratch))
+}
+
+fn install_linker(options: &[&str]) -> Result<PathBuf> {
+    packages::install(&[&format!("llvm-{LLVM}-dev"), "g++", "zlib1g-dev", "libzstd-dev"])?;
+    let step = Step::begin(format!("Building bpf-linker with LLVM {LLVM} (a minute or two)"));
+    step.run(
+        cargo()
+            .args(["install", "--locked", BPF_LINKER, "--no-default-features"])
+            .args(["--features", &format!("llvm-{LLVM}")])
+            .args(options)
+            .env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}")),
+    )?;
+    step.done();
+    bpf_toolchain::find_linker()
+        .context("cargo install put bpf-linker neither into the search path nor into ~/.cargo/bin")
+}
+
+/// Makes sure that `cargo fmt` and `cargo clippy` exist.
+pub(crate) fn ensure_components() -> Result<()> {
+    let missing: Vec<&str> =
+        ["fmt", "clippy"].into_iter().filter(|component| !runs(cargo().args([*component, "--version"]))).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if find_program("rustup").is_some() {
+        let step = Step::begin("Adding rustfmt and clippy to the rustup toolchain");
+        step.run(Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))?;
+        step.done();
+        return Ok(());
+    }
+    packages::install(&["rustfmt-web", "rust-web-clippy"])
+}
+
+/// Makes sure that `cargo deny` exists.
+pub(crate) fn ensure_cargo_deny() -> Result<()> {
+    if has_cargo_deny() {
+        return Ok(());
+    }
+    let step = Step::begin("Building cargo-deny (some minutes)");
+    step.run(cargo().args(["install", "--locked", "cargo-deny"]))?;
+    step.done();
+    Ok(())
+}
+
+/// Whether `cargo deny` exists.
+pub(crate) fn has_cargo_deny() -> bool {
+    runs(cargo().args(["deny", "--version"]))
+}
+
+fn runs(command: &mut Command) -> bool {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
