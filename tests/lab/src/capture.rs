@@ -12,8 +12,7 @@ use etherparse::SlicedPacket;
 use nix::errno::Errno;
 use nix::libc::{self, sockaddr_ll, tpacket_auxdata};
 use nix::sys::socket::{
-    ControlMessageOwned, LinkAddr, MsgFlags, SockaddrLike, bind, recvmsg, sendto, setsockopt,
-    sockopt,
+    ControlMessageOwned, LinkAddr, MsgFlags, SockaddrLike, bind, recvmsg, sendto, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -62,9 +61,7 @@ impl Host {
     /// Starts to capture everything that `interface` receives and sends, whoever it is for.
     pub fn capture(&self, interface: &str) -> Result<Capture> {
         let described = format!("capture on {interface} of host {}", self.name());
-        let socket = self
-            .packet_socket(interface, EVERY_PROTOCOL)
-            .with_context(|| described.clone())?;
+        let socket = self.packet_socket(interface, EVERY_PROTOCOL).with_context(|| described.clone())?;
         Ok(Capture { socket, described })
     }
 
@@ -108,20 +105,12 @@ impl Capture {
     pub fn wait_for(&self, wanted: impl Fn(&Frame) -> bool) -> Result<Frame> {
         match self.next_within(patience(), wanted)? {
             Some(frame) => Ok(frame),
-            None => bail!(
-                "{}: the awaited frame did not come within {:?}",
-                self.described,
-                patience()
-            ),
+            None => bail!("{}: the awaited frame did not come within {:?}", self.described, patience()),
         }
     }
 
     /// The next frame that `wanted` accepts, or `None` when none comes within `limit`.
-    pub fn next_within(
-        &self,
-        limit: Duration,
-        wanted: impl Fn(&Frame) -> bool,
-    ) -> Result<Option<Frame>> {
+    pub fn next_within(&self, limit: Duration, wanted: impl Fn(&Frame) -> bool) -> Result<Option<Frame>> {
         let deadline = Instant::now() + limit;
         while readable_before(self.socket.as_fd(), deadline)? {
             if let Some(frame) = self.receive()?.filter(&wanted) {
@@ -142,23 +131,15 @@ impl Capture {
                 frame => frames.extend(frame),
             }
         }
-        bail!(
-            "{}: the end mark did not come within {:?}",
-            self.described,
-            patience()
-        )
+        bail!("{}: the end mark did not come within {:?}", self.described, patience())
     }
 
     fn receive(&self) -> Result<Option<Frame>> {
         let mut bytes = vec![0; LARGEST];
         let mut control = nix::cmsg_space!(tpacket_auxdata);
         let mut buffers = [IoSliceMut::new(&mut bytes)];
-        let received = recvmsg::<LinkAddr>(
-            self.socket.as_raw_fd(),
-            &mut buffers,
-            Some(&mut control),
-            MsgFlags::MSG_DONTWAIT,
-        );
+        let received =
+            recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut buffers, Some(&mut control), MsgFlags::MSG_DONTWAIT);
         let message = match received {
             Ok(message) => message,
             // The interface went down; what was queued is still to come.
@@ -169,27 +150,18 @@ impl Capture {
         let address = message.address.context("a frame without a link address")?;
         let length = message.bytes;
         let outgoing = address.pkttype() == libc::PACKET_OUTGOING;
-        let has_ethernet =
-            address.hatype() == libc::ARPHRD_ETHER || address.hatype() == libc::ARPHRD_LOOPBACK;
+        let has_ethernet = address.hatype() == libc::ARPHRD_ETHER || address.hatype() == libc::ARPHRD_LOOPBACK;
         bytes.truncate(length);
         let status = auxdata.map_or(0, |auxdata| auxdata.tp_status);
         if let Some(auxdata) = auxdata.filter(|_| status & libc::TP_STATUS_VLAN_VALID != 0) {
-            let tpid = if status & libc::TP_STATUS_VLAN_TPID_VALID == 0 {
-                ETHERTYPE_VLAN
-            } else {
-                auxdata.tp_vlan_tpid
-            };
+            let tpid =
+                if status & libc::TP_STATUS_VLAN_TPID_VALID == 0 { ETHERTYPE_VLAN } else { auxdata.tp_vlan_tpid };
             let tag = [tpid.to_be_bytes(), auxdata.tp_vlan_tci.to_be_bytes()].concat();
             let at = ADDRESSES.min(bytes.len());
             bytes.splice(at..at, tag);
         }
         let checksum_complete = status & libc::TP_STATUS_CSUMNOTREADY == 0;
-        Ok(Some(Frame {
-            bytes,
-            outgoing,
-            checksum_complete,
-            has_ethernet,
-        }))
+        Ok(Some(Frame { bytes, outgoing, checksum_complete, has_ethernet }))
     }
 }
 
@@ -202,13 +174,7 @@ fn auxdata(control: &ControlMessageOwned) -> Option<tpacket_auxdata> {
         && header.cmsg_type == libc::PACKET_AUXDATA
         && control.data_bytes.len() >= size_of::<tpacket_auxdata>();
     // SAFETY: the kernel's answer is at least as long as the structure, which is plain integers; no alignment is assumed.
-    is_auxdata.then(|| unsafe {
-        control
-            .data_bytes
-            .as_ptr()
-            .cast::<tpacket_auxdata>()
-            .read_unaligned()
-    })
+    is_auxdata.then(|| unsafe { control.data_bytes.as_ptr().cast::<tpacket_auxdata>().read_unaligned() })
 }
 
 fn set_packet_option<T>(socket: &OwnedFd, name: i32, value: &T) -> io::Result<()> {
@@ -238,10 +204,7 @@ fn link_address(ifindex: u32, protocol: u16) -> Result<LinkAddr> {
     };
     // SAFETY: `raw` is a complete sockaddr_ll, its family says so and the length given is its own.
     let address = unsafe {
-        LinkAddr::from_raw(
-            std::ptr::from_ref(&raw).cast(),
-            Some(size_of::<sockaddr_ll>() as libc::socklen_t),
-        )
+        LinkAddr::from_raw(std::ptr::from_ref(&raw).cast(), Some(size_of::<sockaddr_ll>() as libc::socklen_t))
     };
     address.context("not a link address")
 }

@@ -32,15 +32,8 @@ struct Shared {
 impl Host {
     pub(crate) fn create(name: &str, netns: String, index: u8) -> Result<Self> {
         output(Command::new("ip").args(["netns", "add", &netns]))?;
-        let shared = Shared {
-            name: name.to_owned(),
-            netns,
-            index,
-            interfaces: AtomicU8::new(0),
-        };
-        let host = Self {
-            shared: Arc::new(shared),
-        };
+        let shared = Shared { name: name.to_owned(), netns, index, interfaces: AtomicU8::new(0) };
+        let host = Self { shared: Arc::new(shared) };
         // A new namespace takes some of its IPv4 settings from the machine: say what they are. Addresses are usable at once
         // (no duplicate address detection), and nothing is sent that no test asked for.
         for (key, value) in [
@@ -99,9 +92,7 @@ impl Host {
                 .join()
         });
         match ended {
-            Ok(outcome) => {
-                outcome.with_context(|| format!("cannot enter namespace {}", self.netns()))
-            }
+            Ok(outcome) => outcome.with_context(|| format!("cannot enter namespace {}", self.netns())),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
@@ -123,15 +114,12 @@ impl Host {
     /// Runs a program inside the namespace to its end and returns what it printed; failure is an error that tells all.
     pub fn run(&self, argv: &[&str]) -> Result<String> {
         let (program, arguments) = argv.split_first().context("nothing to run")?;
-        output(self.command(program).args(arguments))
-            .with_context(|| format!("on host {}", self.name()))
+        output(self.command(program).args(arguments)).with_context(|| format!("on host {}", self.name()))
     }
 
     /// Runs one `ip` command given as one string, e.g. `route add default via 10.8.0.1`.
     pub fn ip(&self, arguments: &str) -> Result<String> {
-        let argv: Vec<&str> = std::iter::once("ip")
-            .chain(arguments.split_whitespace())
-            .collect();
+        let argv: Vec<&str> = std::iter::once("ip").chain(arguments.split_whitespace()).collect();
         self.run(&argv)
     }
 
@@ -168,35 +156,24 @@ impl Host {
     /// Adds an address such as `10.8.0.1/24` or `fd08::1/64`, usable at once.
     pub fn address(&self, interface: &str, address: &str) -> Result<()> {
         let nodad = if address.contains(':') { " nodad" } else { "" };
-        self.ip(&format!("addr add {address} dev {interface}{nodad}"))
-            .map(drop)
+        self.ip(&format!("addr add {address} dev {interface}{nodad}")).map(drop)
     }
 
     /// Adds a route, e.g. `("default", "via 10.8.0.1")` or `("fd09::/64", "dev wg0")`.
     pub fn route(&self, destination: &str, how: &str) -> Result<()> {
-        let family = if destination.contains(':') || how.contains(':') {
-            "-6 "
-        } else {
-            ""
-        };
-        self.ip(&format!("{family}route add {destination} {how}"))
-            .map(drop)
+        let family = if destination.contains(':') || how.contains(':') { "-6 " } else { "" };
+        self.ip(&format!("{family}route add {destination} {how}")).map(drop)
     }
 
     /// Makes the neighbour entry of `address` on `interface` permanent: no ARP or neighbour discovery for it.
     pub fn neighbor(&self, interface: &str, address: IpAddr, mac: &str) -> Result<()> {
-        self.ip(&format!(
-            "neigh replace {address} lladdr {mac} dev {interface} nud permanent"
-        ))
-        .map(drop)
+        self.ip(&format!("neigh replace {address} lladdr {mac} dev {interface} nud permanent")).map(drop)
     }
 
     /// The MAC address of an interface, as `02:00:00:00:00:00`.
     pub fn mac(&self, interface: &str) -> Result<String> {
         let shown = self.ip(&format!("-o link show dev {interface}"))?;
-        let mut words = shown
-            .split_whitespace()
-            .skip_while(|word| *word != "link/ether");
+        let mut words = shown.split_whitespace().skip_while(|word| *word != "link/ether");
         words
             .nth(1)
             .map(str::to_owned)
@@ -211,26 +188,18 @@ impl Host {
 
     /// Turns features of an interface on or off, in the words of `ethtool -K`, e.g. `tx off gro on`.
     pub fn features(&self, interface: &str, words: &str) -> Result<()> {
-        let argv: Vec<&str> = ["ethtool", "-K", interface]
-            .into_iter()
-            .chain(words.split_whitespace())
-            .collect();
+        let argv: Vec<&str> = ["ethtool", "-K", interface].into_iter().chain(words.split_whitespace()).collect();
         self.run(&argv).map(drop)
     }
 
     fn open_namespace(&self) -> Result<File> {
         let path = self.netns_path();
-        File::open(&path)
-            .with_context(|| format!("host {} is gone: no {}", self.name(), path.display()))
+        File::open(&path).with_context(|| format!("host {} is gone: no {}", self.name(), path.display()))
     }
 }
 
 fn sysctl_path(key: &str) -> PathBuf {
-    let below = if key.contains('/') {
-        key.to_owned()
-    } else {
-        key.replace('.', "/")
-    };
+    let below = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
     Path::new("/proc/sys").join(below)
 }
 
@@ -238,22 +207,13 @@ fn sysctl_path(key: &str) -> PathBuf {
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
     let output = command.output().map_err(|error| {
-        let hint = if error.kind() == std::io::ErrorKind::NotFound {
-            " (is it installed?)"
-        } else {
-            ""
-        };
+        let hint = if error.kind() == std::io::ErrorKind::NotFound { " (is it installed?)" } else { "" };
         anyhow!("cannot run {shown}: {error}{hint}")
     })?;
     let printed = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{shown}: {}: {} {}",
-            output.status,
-            complaint.trim(),
-            printed.trim()
-        );
+        bail!("{shown}: {}: {} {}", output.status, complaint.trim(), printed.trim());
     }
     Ok(printed.into_owned())
 }

@@ -27,11 +27,7 @@ impl WebServer {
         let peers = Peers::default();
         let seen = peers.clone();
         let service = Service::start(move |bell| accept(&listener, &seen, bell))?;
-        Ok(Self {
-            address,
-            peers,
-            _service: service,
-        })
+        Ok(Self { address, peers, _service: service })
     }
 
     /// Where it listens.
@@ -65,10 +61,6 @@ fn answer(mut stream: &TcpStream, peer: SocketAddr) -> Result<()> {
     }
     let body = format!("{peer}\n");
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close";
-    write!(
-        stream,
-        "{head}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
+    write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
     Ok(())
 }

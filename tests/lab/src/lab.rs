@@ -40,19 +40,10 @@ impl Lab {
             remove_labs_on_signals();
         });
         record::sweep().context("cannot remove the labs of earlier, killed processes")?;
-        let id = format!(
-            "{prefix}-{}-{}",
-            process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let id = format!("{prefix}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let record = Record::create(&id)?;
         living(|labs| labs.insert(id.clone()));
-        Ok(Self {
-            id,
-            record,
-            hosts: AtomicU8::new(0),
-            kept: false,
-        })
+        Ok(Self { id, record, hosts: AtomicU8::new(0), kept: false })
     }
 
     /// The unique name; the network namespaces of the lab are called `ID-HOST`.
@@ -68,14 +59,7 @@ impl Lab {
     }
 
     /// Joins two hosts by a veth pair whose ends have the given names, and sets both up.
-    pub fn link(
-        &self,
-        a: &Host,
-        a_name: &str,
-        b: &Host,
-        b_name: &str,
-        options: LinkOptions,
-    ) -> Result<()> {
+    pub fn link(&self, a: &Host, a_name: &str, b: &Host, b_name: &str, options: LinkOptions) -> Result<()> {
         link::create((a, a_name), (b, b_name), options)
     }
 

@@ -26,22 +26,12 @@ pub struct LinkOptions {
 
 impl From<Offloads> for LinkOptions {
     fn from(offloads: Offloads) -> Self {
-        Self {
-            offloads,
-            ..Self::default()
-        }
+        Self { offloads, ..Self::default() }
     }
 }
 
-pub(crate) fn create(
-    (a, a_name): (&Host, &str),
-    (b, b_name): (&Host, &str),
-    options: LinkOptions,
-) -> Result<()> {
-    let mtu = options
-        .mtu
-        .map(|mtu| format!(" mtu {mtu}"))
-        .unwrap_or_default();
+pub(crate) fn create((a, a_name): (&Host, &str), (b, b_name): (&Host, &str), options: LinkOptions) -> Result<()> {
+    let mtu = options.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
     a.ip(&format!(
         "link add {a_name} address {}{mtu} type veth peer name {b_name} address {}{mtu} netns {}",
         a.next_mac(),

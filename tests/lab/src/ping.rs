@@ -36,12 +36,7 @@ pub struct PingReply {
 impl Ping {
     /// One request of 56 bytes.
     pub fn to(target: IpAddr) -> Self {
-        Self {
-            target,
-            identifier: 0,
-            count: 1,
-            payload: 56,
-        }
+        Self { target, identifier: 0, count: 1, payload: 56 }
     }
 
     /// The ICMP identifier; 0 lets the kernel choose.
@@ -64,31 +59,18 @@ impl Ping {
 
     /// Sends the requests as `host`, each after the reply to the one before.
     pub fn run(self, host: &Host) -> Result<PingReply> {
-        self.attempt(host)
-            .with_context(|| format!("host {}, ping {}", host.name(), self.target))
+        self.attempt(host).with_context(|| format!("host {}, ping {}", host.name(), self.target))
     }
 
     fn attempt(self, host: &Host) -> Result<PingReply> {
         let (domain, protocol, request, reply, any) = match self.target {
             IpAddr::V4(_) => {
                 let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
-                (
-                    Domain::IPV4,
-                    Protocol::ICMPV4,
-                    ECHO_REQUEST_V4,
-                    ECHO_REPLY_V4,
-                    any,
-                )
+                (Domain::IPV4, Protocol::ICMPV4, ECHO_REQUEST_V4, ECHO_REPLY_V4, any)
             }
             IpAddr::V6(_) => {
                 let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-                (
-                    Domain::IPV6,
-                    Protocol::ICMPV6,
-                    ECHO_REQUEST_V6,
-                    ECHO_REPLY_V6,
-                    any,
-                )
+                (Domain::IPV6, Protocol::ICMPV6, ECHO_REQUEST_V6, ECHO_REPLY_V6, any)
             }
         };
         let mut socket = host.enter(|| Socket::new(domain, Type::DGRAM, Some(protocol)))??;
@@ -101,29 +83,17 @@ impl Ping {
             packet.extend((0..self.payload).map(|n| (n + usize::from(sequence)) as u8));
             socket.send(&packet).context("cannot send")?;
             if !readable_before(socket.as_fd(), Instant::now() + patience())? {
-                bail!(
-                    "no reply to request {sequence} of {} within {:?}",
-                    self.count,
-                    patience()
-                );
+                bail!("no reply to request {sequence} of {} within {:?}", self.count, patience());
             }
             let mut answer = vec![0; packet.len() + 1];
-            let length = socket
-                .read(&mut answer)
-                .with_context(|| format!("request {sequence}"))?;
+            let length = socket.read(&mut answer).with_context(|| format!("request {sequence}"))?;
             answer.truncate(length);
-            let right = answer.first() == Some(&reply)
-                && answer.get(HEADER - 2..) == packet.get(HEADER - 2..);
+            let right = answer.first() == Some(&reply) && answer.get(HEADER - 2..) == packet.get(HEADER - 2..);
             if !right {
                 bail!("the reply to request {sequence} is not what was asked: {answer:02x?}");
             }
         }
-        let local = socket
-            .local_addr()?
-            .as_socket()
-            .context("the socket has no address")?;
-        Ok(PingReply {
-            identifier: local.port(),
-        })
+        let local = socket.local_addr()?.as_socket().context("the socket has no address")?;
+        Ok(PingReply { identifier: local.port() })
     }
 }

@@ -35,8 +35,8 @@ impl Record {
             .create_new(true)
             .open(&path)
             .with_context(|| format!("cannot create the lab's record {}", path.display()))?;
-        let file = lock(file, FlockArg::LockExclusiveNonblock)
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let file =
+            lock(file, FlockArg::LockExclusiveNonblock).with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self { path, file })
     }
 
@@ -84,10 +84,7 @@ pub(crate) fn remove(id: &str) -> Result<()> {
     if problems.is_empty() {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     } else {
-        bail!(
-            "lab {id} is not removed completely: {}",
-            problems.join("; ")
-        )
+        bail!("lab {id} is not removed completely: {}", problems.join("; "))
     }
 }
 
@@ -95,11 +92,7 @@ pub(crate) fn remove(id: &str) -> Result<()> {
 pub(crate) fn sweep() -> Result<()> {
     let _guard = directory_lock()?;
     for id in ids()? {
-        let Ok(mut file) = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .open(path_of(&id))
-        else {
+        let Ok(mut file) = OpenOptions::new().read(true).append(true).open(path_of(&id)) else {
             continue;
         };
         let mut text = String::new();
@@ -115,9 +108,7 @@ pub(crate) fn sweep() -> Result<()> {
 
 /// The ids of labs that were kept on purpose.
 pub(crate) fn kept() -> Result<Vec<String>> {
-    let is_kept = |id: &String| {
-        fs::read_to_string(path_of(id)).is_ok_and(|text| text.lines().any(|line| line == KEEP))
-    };
+    let is_kept = |id: &String| fs::read_to_string(path_of(id)).is_ok_and(|text| text.lines().any(|line| line == KEEP));
     Ok(ids()?.into_iter().filter(is_kept).collect())
 }
 
@@ -159,39 +150,23 @@ fn remove_namespace(name: &str) -> Result<()> {
         return Ok(());
     }
     // A process left inside (a daemon that a test started) would keep the namespace alive, nameless.
-    let inside = Command::new("ip")
-        .args(["netns", "pids", name])
-        .output()
-        .context("cannot run ip")?;
+    let inside = Command::new("ip").args(["netns", "pids", name]).output().context("cannot run ip")?;
     let own = Pid::this();
-    for pid in String::from_utf8_lossy(&inside.stdout)
-        .lines()
-        .filter_map(|line| line.trim().parse().ok())
-    {
+    for pid in String::from_utf8_lossy(&inside.stdout).lines().filter_map(|line| line.trim().parse().ok()) {
         if Pid::from_raw(pid) != own {
             // It may have ended by itself in the meantime.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
-    let deleted = Command::new("ip")
-        .args(["netns", "del", name])
-        .output()
-        .context("cannot run ip")?;
+    let deleted = Command::new("ip").args(["netns", "del", name]).output().context("cannot run ip")?;
     if !deleted.status.success() {
-        bail!(
-            "cannot delete namespace {name}: {}",
-            String::from_utf8_lossy(&deleted.stderr).trim()
-        );
+        bail!("cannot delete namespace {name}: {}", String::from_utf8_lossy(&deleted.stderr).trim());
     }
     Ok(())
 }
 
 fn remove_path(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

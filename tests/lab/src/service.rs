@@ -15,9 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// How long to wait for an event that must come: 10 s, or `FORWARDER_LAB_PATIENCE` seconds (emulated machines are slow).
 /// Nobody waits this long when all is well.
 pub fn patience() -> Duration {
-    let seconds = env::var("FORWARDER_LAB_PATIENCE")
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let seconds = env::var("FORWARDER_LAB_PATIENCE").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
@@ -32,10 +30,7 @@ impl Service {
     pub(crate) fn start(serve: impl FnOnce(&Bell) + Send + 'static) -> Result<Self> {
         let (hears, stop) = nix::unistd::pipe()?;
         let thread = thread::Builder::new().spawn(move || serve(&Bell(hears)))?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -53,6 +48,12 @@ impl Drop for Service {
 pub(crate) struct Bell(OwnedFd);
 
 impl Bell {
+    /// Whether it is ringing.
+    pub(crate) fn rings(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+    }
+
     /// Waits until one of `sources` can be read: `true`; or until the service must stop: `false`.
     pub(crate) fn wait_for(&self, sources: &[BorrowedFd<'_>]) -> bool {
         let mut fds: Vec<PollFd<'_>> = std::iter::once(self.0.as_fd())
@@ -66,10 +67,7 @@ impl Bell {
                 Err(_) => return false,
             }
         }
-        let rings = fds
-            .first()
-            .and_then(PollFd::revents)
-            .is_none_or(|events| !events.is_empty());
+        let rings = fds.first().and_then(PollFd::revents).is_none_or(|events| !events.is_empty());
         !rings
     }
 }
@@ -96,18 +94,12 @@ pub(crate) struct Peers(Arc<(Mutex<Vec<SocketAddr>>, Condvar)>);
 impl Peers {
     pub(crate) fn add(&self, peer: SocketAddr) {
         let (list, changed) = &*self.0;
-        list.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(peer);
+        list.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
         changed.notify_all();
     }
 
     pub(crate) fn all(&self) -> Vec<SocketAddr> {
-        self.0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until there are `count` of them.
@@ -118,11 +110,7 @@ impl Peers {
             .wait_timeout_while(list, patience(), |list| list.len() < count)
             .unwrap_or_else(PoisonError::into_inner);
         if list.len() < count {
-            bail!(
-                "only {} of {count} peers came within {:?}: {list:?}",
-                list.len(),
-                patience()
-            );
+            bail!("only {} of {count} peers came within {:?}: {list:?}", list.len(), patience());
         }
         Ok(list.clone())
     }

@@ -41,11 +41,7 @@ impl TcpServer {
         let peers = Peers::default();
         let seen = peers.clone();
         let service = Service::start(move |bell| accept(&listener, &seen, bell))?;
-        Ok(Self {
-            address,
-            peers,
-            _service: service,
-        })
+        Ok(Self { address, peers, _service: service })
     }
 
     /// Where it listens.
@@ -85,45 +81,30 @@ pub struct Transferred {
 impl Transfer {
     /// A transfer with the server at `target`, of no bytes as yet.
     pub fn to(target: SocketAddr) -> Self {
-        Self {
-            target,
-            from: None,
-            upload: 0,
-            download: 0,
-        }
+        Self { target, from: None, upload: 0, download: 0 }
     }
 
     /// Connects from this address and port instead of any.
     #[must_use]
     pub fn from(self, from: SocketAddr) -> Self {
-        Self {
-            from: Some(from),
-            ..self
-        }
+        Self { from: Some(from), ..self }
     }
 
     /// How many bytes go to the server.
     #[must_use]
     pub fn upload(self, bytes: u64) -> Self {
-        Self {
-            upload: bytes,
-            ..self
-        }
+        Self { upload: bytes, ..self }
     }
 
     /// How many bytes come back.
     #[must_use]
     pub fn download(self, bytes: u64) -> Self {
-        Self {
-            download: bytes,
-            ..self
-        }
+        Self { download: bytes, ..self }
     }
 
     /// Does it, as `host`.
     pub fn run(self, host: &Host) -> Result<Transferred> {
-        self.attempt(host)
-            .with_context(|| format!("host {}, tcp to {}", host.name(), self.target))
+        self.attempt(host).with_context(|| format!("host {}, tcp to {}", host.name(), self.target))
     }
 
     fn attempt(self, host: &Host) -> Result<Transferred> {
@@ -134,30 +115,17 @@ impl Transfer {
         stream.write_all(&header)?;
         let sent = send_pattern(&mut stream, self.upload).context("sending")?;
         let mut arrived = [0; 32];
-        stream
-            .read_exact(&mut arrived)
-            .context("waiting for the server's checksum")?;
-        ensure!(
-            sent == arrived,
-            "the server received other bytes than were sent"
-        );
+        stream.read_exact(&mut arrived).context("waiting for the server's checksum")?;
+        ensure!(sent == arrived, "the server received other bytes than were sent");
         let mut length = [0];
         stream.read_exact(&mut length)?;
         let mut seen_as = vec![0; usize::from(length[0])];
         stream.read_exact(&mut seen_as)?;
         let received = hash_exactly(&mut stream, self.download).context("receiving")?;
-        ensure!(
-            received == pattern_sum(self.download),
-            "other bytes arrived than the server sent"
-        );
-        let end = stream
-            .read(&mut [0])
-            .context("waiting for the end of the connection")?;
+        ensure!(received == pattern_sum(self.download), "other bytes arrived than the server sent");
+        let end = stream.read(&mut [0]).context("waiting for the end of the connection")?;
         ensure!(end == 0, "the server sent more than was asked for");
-        Ok(Transferred {
-            local: stream.local_addr()?,
-            seen_as: String::from_utf8(seen_as)?.parse()?,
-        })
+        Ok(Transferred { local: stream.local_addr()?, seen_as: String::from_utf8(seen_as)?.parse()? })
     }
 }
 
@@ -182,9 +150,7 @@ impl EchoStream {
     pub fn exchange(&mut self, message: &[u8]) -> Result<()> {
         self.0.write_all(message).context("sending")?;
         let mut back = vec![0; message.len()];
-        self.0
-            .read_exact(&mut back)
-            .context("waiting for the echo")?;
+        self.0.read_exact(&mut back).context("waiting for the echo")?;
         ensure!(back == message, "the echo differs from what was sent");
         Ok(())
     }
@@ -192,10 +158,7 @@ impl EchoStream {
     /// Closes and waits until the server has closed as well.
     pub fn close(mut self) -> Result<()> {
         self.0.shutdown(Shutdown::Write)?;
-        let rest = self
-            .0
-            .read(&mut [0])
-            .context("waiting for the server to close")?;
+        let rest = self.0.read(&mut [0]).context("waiting for the server to close")?;
         ensure!(rest == 0, "unexpected data at the end");
         Ok(())
     }
@@ -203,10 +166,7 @@ impl EchoStream {
     /// Ends the connection with a RST, at once. (Closing would wait for the copies of the descriptor that programs
     /// which other threads are just starting hold for a moment.)
     pub fn reset(self) -> Result<()> {
-        let nowhere = libc::sockaddr {
-            sa_family: libc::AF_UNSPEC as libc::sa_family_t,
-            sa_data: [0; 14],
-        };
+        let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
         let length = size_of::<libc::sockaddr>() as libc::socklen_t;
         // SAFETY: the kernel reads `length` bytes from `nowhere`, which is alive and of that size.
         let result = unsafe { libc::connect(self.0.as_raw_fd(), &raw const nowhere, length) };
@@ -221,10 +181,7 @@ pub struct Crowd(Vec<EchoStream>);
 impl Crowd {
     /// Opens `count` connections to a [`TcpServer`] and leaves all of them open.
     pub fn connect(host: &Host, target: SocketAddr, count: usize) -> Result<Self> {
-        let open = |n| {
-            EchoStream::connect(host, target, None)
-                .with_context(|| format!("connection {n} of {count}"))
-        };
+        let open = |n| EchoStream::connect(host, target, None).with_context(|| format!("connection {n} of {count}"));
         (0..count).map(open).collect::<Result<_>>().map(Self)
     }
 
@@ -237,21 +194,12 @@ impl Crowd {
     pub fn exchange(&mut self) -> Result<()> {
         let message = |n: usize| format!("message of connection {n:08}");
         for (n, stream) in self.0.iter_mut().enumerate() {
-            stream
-                .0
-                .write_all(message(n).as_bytes())
-                .with_context(|| format!("sending on connection {n}"))?;
+            stream.0.write_all(message(n).as_bytes()).with_context(|| format!("sending on connection {n}"))?;
         }
         for (n, stream) in self.0.iter_mut().enumerate() {
             let mut back = vec![0; message(n).len()];
-            stream
-                .0
-                .read_exact(&mut back)
-                .with_context(|| format!("waiting for the echo on connection {n}"))?;
-            ensure!(
-                back == message(n).as_bytes(),
-                "connection {n} received another one's bytes"
-            );
+            stream.0.read_exact(&mut back).with_context(|| format!("waiting for the echo on connection {n}"))?;
+            ensure!(back == message(n).as_bytes(), "connection {n} received another one's bytes");
         }
         Ok(())
     }
@@ -263,11 +211,7 @@ impl Crowd {
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(4096)?;
@@ -276,11 +220,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn connect(host: &Host, target: SocketAddr, from: Option<SocketAddr>) -> Result<TcpStream> {
     let connect = || -> io::Result<TcpStream> {
-        let socket = Socket::new(
-            Domain::for_address(target),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         if let Some(from) = from {
             socket.set_reuse_address(true)?;
             socket.bind(&SockAddr::from(from))?;
@@ -304,11 +244,7 @@ fn accept(listener: &TcpListener, peers: &Peers, bell: &Bell) {
             // The client notices when something goes wrong, and says so.
             let _ = serve(stream, peer);
         };
-        if thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(serve)
-            .is_err()
-        {
+        if thread::Builder::new().stack_size(STACK).spawn(serve).is_err() {
             eprintln!("the test server cannot start another thread; the connection is closed");
         }
     }
@@ -363,10 +299,7 @@ impl Pattern {
     }
 
     fn chunk(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = std::iter::repeat_with(|| self.next())
-            .take(length.div_ceil(8))
-            .flatten()
-            .collect();
+        let mut bytes: Vec<u8> = std::iter::repeat_with(|| self.next()).take(length.div_ceil(8)).flatten().collect();
         bytes.truncate(length);
         bytes
     }

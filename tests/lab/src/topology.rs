@@ -74,35 +74,20 @@ impl Topology {
     /// The forwarder between client and home.
     pub fn two_armed(name: &str, offloads: Offloads) -> Result<Self> {
         let lab = Lab::new(name)?;
-        let (client, forwarder, home) = (
-            lab.host("client")?,
-            lab.host("forwarder")?,
-            lab.host("home")?,
-        );
+        let (client, forwarder, home) = (lab.host("client")?, lab.host("forwarder")?, lab.host("home")?);
         let options = LinkOptions::from(offloads);
         lab.link(&client, "eth0", &forwarder, "eth0", options)?;
         lab.link(&home, "eth0", &forwarder, "eth1", options)?;
         both(&forwarder, "eth0", "198.51.100.1/24", "2001:db8:1::1/64")?;
         both(&forwarder, "eth1", "10.8.0.1/24", "fd08::1/64")?;
         ends(&client, &home)?;
-        Ok(Self {
-            client,
-            forwarder,
-            home,
-            router: None,
-            shape: Shape::TwoArmed,
-            lab,
-        })
+        Ok(Self { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab })
     }
 
     /// The forwarder beside the way, behind a router.
     pub fn one_armed(name: &str, offloads: Offloads) -> Result<Self> {
         let lab = Lab::new(name)?;
-        let (client, forwarder, home) = (
-            lab.host("client")?,
-            lab.host("forwarder")?,
-            lab.host("home")?,
-        );
+        let (client, forwarder, home) = (lab.host("client")?, lab.host("forwarder")?, lab.host("home")?);
         let router = lab.host("router")?;
         let options = LinkOptions::from(offloads);
         lab.link(&client, "eth0", &router, "client", options)?;
@@ -116,22 +101,12 @@ impl Topology {
         forwarder.route("default", "via 203.0.113.1")?;
         forwarder.route("default", "via 2001:db8:3::1")?;
         ends(&client, &home)?;
-        for (family, to, vps) in [
-            ("-4", "203.0.113.0/24", "203.0.113.7"),
-            ("-6", "2001:db8:3::/64", "2001:db8:3::7"),
-        ] {
+        for (family, to, vps) in [("-4", "203.0.113.0/24", "203.0.113.7"), ("-6", "2001:db8:3::/64", "2001:db8:3::7")] {
             router.ip(&format!("{family} route add {to} dev vps table 100"))?;
             router.ip(&format!("{family} route add default via {vps} table 100"))?;
             router.ip(&format!("{family} rule add iif home lookup 100"))?;
         }
-        Ok(Self {
-            client,
-            forwarder,
-            home,
-            router: Some(router),
-            shape: Shape::OneArmed,
-            lab,
-        })
+        Ok(Self { client, forwarder, home, router: Some(router), shape: Shape::OneArmed, lab })
     }
 
     /// The forwarder's interfaces.
@@ -198,15 +173,10 @@ fn ends(client: &Host, home: &Host) -> Result<()> {
     for n in FURTHER_CLIENT_ADDRESSES {
         client.address("eth0", &format!("198.51.100.{n}/24"))?;
         // Deprecated: used only by whoever asks for it. IPv4 prefers the first address anyway.
-        client.ip(&format!(
-            "addr add 2001:db8:1::{n}/64 dev eth0 nodad preferred_lft 0"
-        ))?;
+        client.ip(&format!("addr add 2001:db8:1::{n}/64 dev eth0 nodad preferred_lft 0"))?;
     }
     both(home, "eth0", "10.8.0.2/24", "fd08::2/64")?;
-    for (host, v4, v6) in [
-        (client, "198.51.100.1", "2001:db8:1::1"),
-        (home, "10.8.0.1", "fd08::1"),
-    ] {
+    for (host, v4, v6) in [(client, "198.51.100.1", "2001:db8:1::1"), (home, "10.8.0.1", "fd08::1")] {
         host.route("default", &format!("via {v4}"))?;
         host.route("default", &format!("via {v6}"))?;
     }

@@ -32,12 +32,7 @@ pub struct Tun(File);
 impl Tun {
     /// Makes the device and sets it up (which it is usable from: addresses and routes come after).
     pub fn create(host: &Host, name: &str, kind: TunKind) -> Result<Self> {
-        let context = || {
-            format!(
-                "cannot make {name} on host {} (is /dev/net/tun there?)",
-                host.name()
-            )
-        };
+        let context = || format!("cannot make {name} on host {} (is /dev/net/tun there?)", host.name());
         let device = host.enter(|| open(name, kind))?.with_context(context)?;
         host.ip(&format!("link set {name} up"))?;
         Ok(Self(device))
@@ -58,15 +53,8 @@ impl TunPump {
 }
 
 fn open(name: &str, kind: TunKind) -> Result<File> {
-    ensure!(
-        !name.is_empty() && name.len() < libc::IFNAMSIZ,
-        "an interface name has 1 to 15 bytes, not {name:?}"
-    );
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")?;
+    ensure!(!name.is_empty() && name.len() < libc::IFNAMSIZ, "an interface name has 1 to 15 bytes, not {name:?}");
+    let device = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     let mut ifr_name = [0; libc::IFNAMSIZ];
     for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
@@ -76,17 +64,9 @@ fn open(name: &str, kind: TunKind) -> Result<File> {
         TunKind::Tap => libc::IFF_TAP,
     };
     let flags = (kind | libc::IFF_NO_PI) as i16;
-    let request = libc::ifreq {
-        ifr_name,
-        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
-    };
+    let request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
     // SAFETY: the kernel reads, and writes the name back into, an ifreq that outlives the call.
-    unsafe {
-        tunsetiff(
-            device.as_raw_fd(),
-            std::ptr::from_ref(&request).addr() as libc::c_ulong,
-        )
-    }?;
+    unsafe { tunsetiff(device.as_raw_fd(), std::ptr::from_ref(&request).addr() as libc::c_ulong) }?;
     Ok(device)
 }
 

@@ -23,10 +23,7 @@ impl UdpEcho {
     /// Listens on `address`, which must not be a wildcard (replies must come from the address that was asked); port 0
     /// picks one.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
-        ensure!(
-            !address.ip().is_unspecified(),
-            "a UDP echo server needs an address of its own, not {address}"
-        );
+        ensure!(!address.ip().is_unspecified(), "a UDP echo server needs an address of its own, not {address}");
         let socket = host
             .enter(|| UdpSocket::bind(address))?
             .with_context(|| format!("cannot listen on {address} (udp) on host {}", host.name()))?;
@@ -34,11 +31,7 @@ impl UdpEcho {
         let peers = Peers::default();
         let seen = peers.clone();
         let service = Service::start(move |bell| echo(&socket, &seen, bell))?;
-        Ok(Self {
-            address,
-            peers,
-            _service: service,
-        })
+        Ok(Self { address, peers, _service: service })
     }
 
     /// Where it listens.
@@ -66,11 +59,7 @@ pub struct UdpSocketIn {
 impl UdpSocketIn {
     /// Opens it as `host`; `from` fixes the socket's own address and port.
     pub fn connect(host: &Host, target: SocketAddr, from: Option<SocketAddr>) -> Result<Self> {
-        let any = if target.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let open = || -> io::Result<UdpSocket> {
             let socket = match from {
                 Some(from) => UdpSocket::bind(from)?,
@@ -91,9 +80,7 @@ impl UdpSocketIn {
 
     /// Sends one datagram, and does not wait.
     pub fn send(&self, datagram: &[u8]) -> Result<()> {
-        self.socket
-            .send(datagram)
-            .with_context(|| self.described.clone())?;
+        self.socket.send(datagram).with_context(|| self.described.clone())?;
         Ok(())
     }
 
@@ -103,10 +90,7 @@ impl UdpSocketIn {
             return Ok(None);
         }
         let mut buffer = vec![0; LARGEST];
-        let length = self
-            .socket
-            .recv(&mut buffer)
-            .with_context(|| self.described.clone())?;
+        let length = self.socket.recv(&mut buffer).with_context(|| self.described.clone())?;
         buffer.truncate(length);
         Ok(Some(buffer))
     }
@@ -116,12 +100,9 @@ impl UdpSocketIn {
         self.send(datagram)?;
         match self.receive(patience())? {
             Some(back) if back == datagram => Ok(()),
-            Some(back) => bail!(
-                "{}: {} bytes came back, other than the {} sent",
-                self.described,
-                back.len(),
-                datagram.len()
-            ),
+            Some(back) => {
+                bail!("{}: {} bytes came back, other than the {} sent", self.described, back.len(), datagram.len())
+            }
             None => bail!("{}: no echo within {:?}", self.described, patience()),
         }
     }
