@@ -45,19 +45,14 @@ fn build() -> Result<()> {
         .context("the forwarder package is not inside its workspace")?
         .to_owned();
     for source in SOURCES {
-        println!(
-            "cargo::rerun-if-changed={}",
-            workspace.join(source).display()
-        );
+        println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
     for variable in [bpf_toolchain::TOOLCHAIN_VARIABLE, "PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
 
     let Some(linker) = bpf_toolchain::find_linker() else {
-        bail!(
-            "bpf-linker, which makes BPF objects, is not installed; run this once: cargo xtask setup"
-        );
+        bail!("bpf-linker, which makes BPF objects, is not installed; run this once: cargo xtask setup");
     };
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     let Some(toolchain) = bpf_toolchain::find(&linker, &out_dir) else {
@@ -70,12 +65,7 @@ fn build() -> Result<()> {
     compile(&workspace, &out_dir, &toolchain, &linker)
 }
 
-fn compile(
-    workspace: &Path,
-    out_dir: &Path,
-    toolchain: &BpfToolchain,
-    linker: &Path,
-) -> Result<()> {
+fn compile(workspace: &Path, out_dir: &Path, toolchain: &BpfToolchain, linker: &Path) -> Result<()> {
     let target_dir = out_dir.join("bpf");
 
     let mut cargo = toolchain.cargo();
@@ -91,14 +81,9 @@ fn compile(
     cargo
         .env("RUSTC_BOOTSTRAP", toolchain.bootstrap())
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            flags(workspace, out_dir)?.join("\x1f"),
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, out_dir)?.join("\x1f"));
 
-    let status = cargo
-        .status()
-        .with_context(|| format!("cannot start {cargo:?}"))?;
+    let status = cargo.status().with_context(|| format!("cannot start {cargo:?}"))?;
     if !status.success() {
         bail!(
             "compiling {PACKAGE} failed with {} ({}); the compiler's messages are above. If they are about the \
@@ -108,8 +93,7 @@ fn compile(
         );
     }
     let object = target_dir.join(TARGET).join(PROFILE).join(PACKAGE);
-    fs::copy(&object, out_dir.join(PACKAGE))
-        .with_context(|| format!("the build made no {}", object.display()))?;
+    fs::copy(&object, out_dir.join(PACKAGE)).with_context(|| format!("the build made no {}", object.display()))?;
     Ok(())
 }
 

@@ -88,13 +88,7 @@ impl BpfToolchain {
                     .args([&bitcode, &source]),
             )
             .is_some();
-        compiled
-            && output(
-                Command::new(linker)
-                    .arg("-o")
-                    .args([&scratch.join("probe.o"), &bitcode]),
-            )
-            .is_some()
+        compiled && output(Command::new(linker).arg("-o").args([&scratch.join("probe.o"), &bitcode])).is_some()
     }
 }
 
@@ -137,11 +131,7 @@ impl Origin {
 
     fn inspect(self) -> Option<BpfToolchain> {
         let version = output(self.command("rustc").arg("--version"))?;
-        let mut numbers = version
-            .split(' ')
-            .nth(1)?
-            .split('.')
-            .map_while(|number| number.parse::<u32>().ok());
+        let mut numbers = version.split(' ').nth(1)?.split('.').map_while(|number| number.parse::<u32>().ok());
         if (numbers.next()?, numbers.next()?) < OLDEST_RUSTC {
             return None;
         }
@@ -156,12 +146,7 @@ impl Origin {
         };
         // A rustc without its cargo is of no use.
         output(self.command("cargo").arg("--version"))?;
-        Some(BpfToolchain {
-            name: self.name(),
-            version,
-            core,
-            origin: self,
-        })
+        Some(BpfToolchain { name: self.name(), version, core, origin: self })
     }
 }
 
@@ -170,10 +155,7 @@ impl Origin {
 ///
 /// `scratch` is a directory to try it in.
 pub(crate) fn find(linker: &Path, scratch: &Path) -> Option<BpfToolchain> {
-    candidates()
-        .into_iter()
-        .filter_map(Origin::inspect)
-        .find(|toolchain| toolchain.fits(linker, scratch))
+    candidates().into_iter().filter_map(Origin::inspect).find(|toolchain| toolchain.fits(linker, scratch))
 }
 
 fn candidates() -> Vec<Origin> {
@@ -184,11 +166,7 @@ fn candidates() -> Vec<Origin> {
     if let Some(list) = output(Command::new("rustup").args(["toolchain", "list", "--quiet"])) {
         let mut names: Vec<&str> = list.split_whitespace().collect();
         names.sort_by_key(|name| !name.starts_with("nightly"));
-        candidates.extend(
-            names
-                .into_iter()
-                .map(|name| Origin::Rustup(name.to_owned())),
-        );
+        candidates.extend(names.into_iter().map(|name| Origin::Rustup(name.to_owned())));
     }
     candidates.push(Origin::Directory(PathBuf::from("/usr/bin")));
     candidates.push(Origin::SearchPath);
@@ -199,8 +177,7 @@ fn has_compiled_core(directory: &Path) -> bool {
     directory.read_dir().is_ok_and(|entries| {
         entries.flatten().any(|entry| {
             let name = entry.file_name();
-            name.to_string_lossy().starts_with("libcore-")
-                && Path::new(&name).extension() == Some(OsStr::new("rlib"))
+            name.to_string_lossy().starts_with("libcore-") && Path::new(&name).extension() == Some(OsStr::new("rlib"))
         })
     })
 }
@@ -218,11 +195,7 @@ pub(crate) fn find_linker() -> Option<PathBuf> {
 }
 
 fn output(command: &mut Command) -> Option<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     if !output.status.success() {
         return None;
     }
