@@ -1,0 +1,135 @@
+//! Everything in a configuration that is not a rule.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Native XDP where the driver does it well, else TC alone.
+    #[default]
+    Auto,
+    /// XDP in the driver.
+    Native,
+    /// TC alone.
+    Tc,
+    /// XDP in the kernel's generic path: for tests, slower than TC.
+    Generic,
+}
+
+/// What the programs log; the order is "logs at least as much as".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing: the logging code is not even loaded.
+    #[default]
+    Off,
+    /// What should never happen.
+    Error,
+    /// Packets dropped for want of room or of a route.
+    Warn,
+    /// Flows.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Packets.
+    Trace,
+}
+
+/// Makes `$type` read and print as one of a few words.
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),* $(,)? }) => {
+        impl $type {
+            /// The words it is written as.
+            pub const WORDS: &'static [&'static str] = &[$($word),*];
+        }
+        impl FromStr for $type {
+            type Err = ();
+            fn from_str(text: &str) -> Result<Self, ()> {
+                match text { $($word => Ok(Self::$variant),)* _ => Err(()) }
+            }
+        }
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $(Self::$variant => $word),* })
+            }
+        }
+    };
+}
+words!(Mode { Auto = "auto", Native = "native", Tc = "tc", Generic = "generic" });
+words!(LogLevel {
+    Off = "off",
+    Error = "error",
+    Warn = "warn",
+    Info = "info",
+    Debug = "debug",
+    Trace = "trace",
+});
+
+/// How much there may be of what costs memory. The defaults suit a machine with 512 MB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Established flows, of each address family.
+    pub flows: u32,
+    /// Flows whose handshake is not complete, of each address family.
+    pub new_flows: u32,
+    /// Listens of all rules together, of each address family. None: as many as the configuration needs,
+    /// and at least [`Limits::DEFAULT_RULES`].
+    pub rules: Option<u32>,
+}
+
+impl Limits {
+    /// How many listens there is room for when the configuration does not say.
+    pub const DEFAULT_RULES: u32 = 4096;
+    /// What [`Limits::flows`] may be.
+    pub const FLOWS: std::ops::RangeInclusive<u32> = 64..=16_777_216;
+    /// What [`Limits::new_flows`] may be.
+    pub const NEW_FLOWS: std::ops::RangeInclusive<u32> = 64..=4_194_304;
+    /// What [`Limits::rules`] may be.
+    pub const RULES: std::ops::RangeInclusive<u32> = 16..=1_048_576;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows: 32_768, new_flows: 8_192, rules: None }
+    }
+}
+
+/// How long flows live without packets; see [`forwarder_common::abi::Timeouts`] for the RFCs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete.
+    pub tcp_opening: Duration,
+    /// TCP established.
+    pub tcp_established: Duration,
+    /// TCP after a FIN.
+    pub tcp_closing: Duration,
+    /// TCP after a RST.
+    pub tcp_reset: Duration,
+    /// UDP without packets both ways.
+    pub udp_opening: Duration,
+    /// UDP with packets both ways.
+    pub udp_established: Duration,
+    /// ICMP echo.
+    pub icmp: Duration,
+    /// Every other protocol.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Self {
+            tcp_opening: minutes(4),
+            tcp_established: minutes(124),
+            tcp_closing: minutes(4),
+            tcp_reset: minutes(4),
+            udp_opening: minutes(2),
+            udp_established: minutes(5),
+            icmp: minutes(1),
+            other: minutes(10),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The machine as the rules see it: plain data, so that everything decided from it can be tested without one.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// The interfaces, addresses and routes that rules depend on, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Every interface, in the kernel's order.
+    pub interfaces: Vec<Interface>,
+    /// `net.ipv4.ip_local_port_range`, which IPv6 uses too: where local sockets get their ports; inclusive, host order.
+    pub local_port_range: (u16, u16),
+    /// Whether routing rules (`ip rule`) exist that look at more than the destination, in either family.
+    pub source_rules: bool,
+    /// The source address the kernel's routing prefers towards each backend of
+    /// [`Config::backends`](crate::config::Config::backends); a backend without a route has no entry.
+    pub sources: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's index.
+    pub index: u32,
+    /// At most 15 bytes.
+    pub name: String,
+    /// Its Ethernet address; none where there is no link header.
+    pub mac: Option<[u8; 6]>,
+    /// In bytes of IP packet.
+    pub mtu: u32,
+    /// False for tun, WireGuard, PPP and the like.
+    pub has_link_header: bool,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its addresses with their prefix lengths, of both families, the kernel's order.
+    pub addresses: Vec<IpNet>,
+}
+
+impl Machine {
+    /// The interface with this name.
+    pub fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// The interface that has this address.
+    pub fn owner(&self, address: IpAddr) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.addresses.iter().any(|own| own.addr() == address))
+    }
+}
