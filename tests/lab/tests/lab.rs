@@ -82,7 +82,7 @@ fn steady_traffic_notices_an_interruption() {
     let broken = Steady::udp(&net.client, udp.address()).unwrap();
     undisturbed.wait_for_more(100).unwrap();
     broken.wait_for_more(100).unwrap();
-    net.forwarder.ip("route add unreachable 10.8.0.2/32").unwrap();
+    net.forwarder.ip("route add prohibit 10.8.0.2/32").unwrap();
     assert!(broken.wait_for_failure().unwrap().contains("No route to host"));
     undisturbed.wait_for_more(100).unwrap();
     assert!(undisturbed.stop().unwrap() > 200);
