@@ -4,11 +4,12 @@
 //! the far end of the link.
 
 use std::io::{self, IoSliceMut};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use etherparse::SlicedPacket;
+use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
 use nix::errno::Errno;
 use nix::libc::{self, sockaddr_ll, tpacket_auxdata};
 use nix::sys::socket::{
@@ -48,6 +49,30 @@ impl Frame {
         } else {
             Ok(SlicedPacket::from_ip(&self.bytes)?)
         }
+    }
+
+    /// Source and destination of an IP packet.
+    pub fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
+        match self.parse().ok()?.net? {
+            NetSlice::Ipv4(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+            NetSlice::Ipv6(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+            NetSlice::Arp(_) => None,
+        }
+    }
+
+    /// Whether it is an ICMP or ICMPv6 echo request.
+    pub fn is_echo_request(&self) -> bool {
+        let Ok(packet) = self.parse() else { return false };
+        match packet.transport {
+            Some(TransportSlice::Icmpv4(icmp)) => matches!(icmp.icmp_type(), Icmpv4Type::EchoRequest(_)),
+            Some(TransportSlice::Icmpv6(icmp)) => matches!(icmp.icmp_type(), Icmpv6Type::EchoRequest(_)),
+            _ => false,
+        }
+    }
+
+    /// Whether these bytes occur anywhere in it.
+    pub fn contains(&self, bytes: &[u8]) -> bool {
+        self.bytes.windows(bytes.len().max(1)).any(|window| window == bytes)
     }
 }
 

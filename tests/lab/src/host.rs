@@ -159,6 +159,13 @@ impl Host {
         self.ip(&format!("addr add {address} dev {interface}{nodad}")).map(drop)
     }
 
+    /// Adds a further address that is used only by whoever asks for it, never chosen by the kernel as a source.
+    pub fn further_address(&self, interface: &str, address: &str) -> Result<()> {
+        // IPv4 prefers the first address of a subnet by itself; IPv6 must be told.
+        let deprecated = if address.contains(':') { " nodad preferred_lft 0" } else { "" };
+        self.ip(&format!("addr add {address} dev {interface}{deprecated}")).map(drop)
+    }
+
     /// Adds a route, e.g. `("default", "via 10.8.0.1")` or `("fd09::/64", "dev wg0")`.
     pub fn route(&self, destination: &str, how: &str) -> Result<()> {
         let family = if destination.contains(':') || how.contains(':') { "-6 " } else { "" };

@@ -171,9 +171,8 @@ impl Family {
 fn ends(client: &Host, home: &Host) -> Result<()> {
     both(client, "eth0", "198.51.100.2/24", "2001:db8:1::2/64")?;
     for n in FURTHER_CLIENT_ADDRESSES {
-        client.address("eth0", &format!("198.51.100.{n}/24"))?;
-        // Deprecated: used only by whoever asks for it. IPv4 prefers the first address anyway.
-        client.ip(&format!("addr add 2001:db8:1::{n}/64 dev eth0 nodad preferred_lft 0"))?;
+        client.further_address("eth0", &format!("198.51.100.{n}/24"))?;
+        client.further_address("eth0", &format!("2001:db8:1::{n}/64"))?;
     }
     both(home, "eth0", "10.8.0.2/24", "fd08::2/64")?;
     for (host, v4, v6) in [(client, "198.51.100.1", "2001:db8:1::1"), (home, "10.8.0.1", "fd08::1")] {
