@@ -1,8 +1,16 @@
 //! veth pairs.
 
-use anyhow::Result;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::libc;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 
 use crate::host::Host;
+use crate::service::{patience, readable_before};
 
 /// What the two ends of a link leave to the other side to finish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,11 +46,45 @@ pub(crate) fn create((a, a_name): (&Host, &str), (b, b_name): (&Host, &str), opt
         b.next_mac(),
         b.netns(),
     ))?;
-    for (host, name) in [(a, a_name), (b, b_name)] {
+    let ends = [(a, a_name), (b, b_name)];
+    let watches = [Watch::start(a)?, Watch::start(b)?];
+    for (host, name) in ends {
         if options.offloads == Offloads::Native {
             host.features(name, "tx off gro on")?;
         }
         host.ip(&format!("link set {name} up"))?;
     }
-    Ok(())
+    // The end set up first gets its carrier from the second, a little later, and until then drops what it is to send.
+    watches.iter().zip(ends).try_for_each(|(watch, (host, name))| watch.wait_until_running(host, name))
+}
+
+/// Hears of every change of a host's interfaces.
+struct Watch(OwnedFd);
+
+impl Watch {
+    fn start(host: &Host) -> Result<Self> {
+        let open = || -> nix::Result<OwnedFd> {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+            bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK.cast_unsigned()))?;
+            Ok(netlink)
+        };
+        Ok(Self(host.enter(open)??))
+    }
+
+    fn wait_until_running(&self, host: &Host, name: &str) -> Result<()> {
+        let deadline = Instant::now() + patience();
+        let running = || -> nix::Result<bool> {
+            let is_running = |end: InterfaceAddress| end.flags.contains(InterfaceFlags::IFF_RUNNING);
+            Ok(getifaddrs()?.any(|end| end.interface_name == name && is_running(end)))
+        };
+        while !host.enter(running)?? {
+            if !readable_before(self.0.as_fd(), deadline)? {
+                bail!("{name} on host {} does not come up", host.name());
+            }
+            // What the news is does not matter: look again. ENOBUFS (news lost) means the same.
+            let _ = recv(self.0.as_raw_fd(), &mut [0; 8192], MsgFlags::empty());
+        }
+        Ok(())
+    }
 }
