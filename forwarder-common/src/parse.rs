@@ -108,9 +108,24 @@ pub struct Ipv4;
 /// IPv6.
 pub struct Ipv6;
 
-/// Ports (or echo identifier) and kind of what stands at `offset`.
+/// The shortest header of a protocol, in bytes.
+const fn shortest_header(protocol: u8) -> usize {
+    match protocol {
+        protocol::TCP => tcp::LEN,
+        protocol::UDP => udp::LEN,
+        protocol::ICMP | protocol::ICMPV6 => icmp::LEN,
+        protocol::SCTP => sctp::LEN,
+        _ => 0,
+    }
+}
+
+/// Ports (or echo identifier) and kind of what stands at `offset` of an IP packet that ends at `end`.
 #[inline(always)]
-fn transport(packet: &impl Packet, offset: usize, protocol: u8) -> Result<(Transport, u16, u16), Outcome> {
+fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> Result<(Transport, u16, u16), Outcome> {
+    // A frame may go on after its packet (Ethernet padding): what is read there is no header.
+    if end < offset + shortest_header(protocol) {
+        return Err(Outcome::Malformed);
+    }
     match protocol {
         protocol::TCP => {
             let [s0, s1, d0, d1, ..] = packet.read::<{ tcp::LEN }>(offset).ok_or(Outcome::Malformed)?;
@@ -190,7 +205,8 @@ fn parsed4(
     if header.protocol == protocol::ICMPV6 {
         return Err(Outcome::Malformed);
     }
-    let (transport, src_port, dst_port) = transport(packet, transport_offset, header.protocol)?;
+    let end = network + header.total_length as usize;
+    let (transport, src_port, dst_port) = transport(packet, transport_offset, end, header.protocol)?;
     Ok(Parsed {
         key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: header.protocol.into() },
         transport,
@@ -247,7 +263,7 @@ const MOST_EXTENSION_HEADERS: usize = 6;
 
 /// The fixed part of an IPv6 header.
 struct Header6 {
-    payload_length: u16,
+    payload_length: usize,
     next_header: u8,
     hop_limit: u8,
     src: V6,
@@ -278,9 +294,12 @@ fn header6(packet: &impl Packet, network: usize) -> Result<Header6, Outcome> {
     let [vcf, _, _, _, l0, l1, next_header, hop_limit] = packet.read(network).ok_or(Outcome::Malformed)?;
     let src = packet.read(network + ipv6::SOURCE).ok_or(Outcome::Malformed)?;
     let dst = packet.read(network + ipv6::SOURCE + 16).ok_or(Outcome::Malformed)?;
-    let payload_length = u16::from_be_bytes([l0, l1]);
-    // A jumbogram (RFC 2675) says 0 here; at TC a GSO packet may, and the kernel has given it no such option.
-    if vcf >> 4 != 6 || packet.length() < network + ipv6::LEN + payload_length as usize {
+    let mut payload_length = u16::from_be_bytes([l0, l1]) as usize;
+    // A packet that the kernel will cut may be longer than the field can say, and then says 0 (BIG TCP).
+    if payload_length == 0 && packet.segment_payload() != 0 {
+        payload_length = packet.length().saturating_sub(network + ipv6::LEN);
+    }
+    if vcf >> 4 != 6 || packet.length() < network + ipv6::LEN + payload_length {
         return Err(Outcome::Malformed);
     }
     Ok(Header6 { payload_length, next_header, hop_limit, src: words(src), dst: words(dst) })
@@ -297,14 +316,15 @@ fn parsed6(
     if protocol == protocol::ICMP {
         return Err(Outcome::Malformed);
     }
-    let (transport, src_port, dst_port) = transport(packet, transport_offset, protocol)?;
+    let length = ipv6::LEN + header.payload_length;
+    let (transport, src_port, dst_port) = transport(packet, transport_offset, network + length, protocol)?;
     Ok(Parsed {
         key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: protocol.into() },
         transport,
         network,
         transport_offset,
         hop_limit: header.hop_limit,
-        length: u32::from(header.payload_length) + ipv6::LEN as u32,
+        length: length as u32,
     })
 }
 
@@ -331,17 +351,25 @@ impl Family for Ipv6 {
         let mut next_header = header.next_header;
         let mut offset = network + ipv6::LEN;
         for _ in 0..MOST_EXTENSION_HEADERS {
-            match next_header {
-                ipv6::FRAGMENT => return Err(Outcome::Fragment),
-                ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::DESTINATION => {
-                    let [next, length] = packet.read(offset).ok_or(Outcome::Malformed)?;
-                    next_header = next;
-                    offset += (length as usize + 1) * 8;
-                }
-                _ => return parsed6(packet, network, &header, next_header, offset),
+            if !is_extension(next_header) {
+                break;
             }
+            if next_header == ipv6::FRAGMENT {
+                return Err(Outcome::Fragment);
+            }
+            let [next, length, _, segments_left] = packet.read(offset).ok_or(Outcome::Malformed)?;
+            // On its way to a waypoint: its checksum covers another destination (RFC 8200 section 8.1), and what
+            // becomes of it is the kernel's decision.
+            if next_header == ipv6::ROUTING && segments_left != 0 {
+                return Err(Outcome::Malformed);
+            }
+            next_header = next;
+            offset += (length as usize + 1) * 8;
         }
-        Err(Outcome::Malformed)
+        if is_extension(next_header) {
+            return Err(Outcome::Malformed);
+        }
+        parsed6(packet, network, &header, next_header, offset)
     }
 
     #[inline(always)]
