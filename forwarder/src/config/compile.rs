@@ -1,13 +1,30 @@
 //! From a configuration to what the maps shall hold.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use forwarder_common::{
-    abi::{self, Endpoint, PortRange, RangeKey, Rule, Ticks},
-    address::{V4, V6},
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
 };
 
-use super::diagnostics::Diagnostics;
+use forwarder_common::{
+    abi::{self, Endpoint, PortRange, RangeKey, Rule, Side, Ticks, rule_flags, setting_flags},
+    address::{V4, V6},
+    checksum::Delta,
+};
+
+use super::{
+    Config,
+    blocks::{self, Extent},
+    diagnostics::Diagnostics,
+    family::Family,
+    report::Report,
+    rule::{Forward, Listen, ListenHost, Placed, Ports, Source, protocol_numbers},
+    settings::{Limits, Timeouts},
+    stateless::Decision,
+    view::{self, Expanded, View},
+};
+use crate::machine::Machine;
 
 /// What the maps shall hold, before slots, counters and lists are assigned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,5 +106,360 @@ pub struct RuleSummary {
     /// Whether it works without keeping flows, or why not, in words.
     pub stateless: Result<(), String>,
     /// The listens as they are on this machine: interface names resolved.
-    pub listens: Vec<super::Listen>,
+    pub listens: Vec<Listen>,
+}
+
+/// How many listens of each family there are: what fills the rule tables.
+fn count(listens: &[Expanded<'_>]) -> [(&'static str, usize); 2] {
+    let is_v6 = |listen: &&Expanded<'_>| matches!(listen.host, ListenHost::Address(IpAddr::V6(_)));
+    let v6 = listens.iter().filter(is_v6).count();
+    [(V4::NAME, listens.len() - v6), (V6::NAME, v6)]
+}
+
+/// Reports a configuration that needs more than it allows itself.
+pub(super) fn check_limit(listens: &[Expanded<'_>], limits: Limits, report: &mut Report) {
+    for (family, needed) in count(listens) {
+        let allowed = limits
+            .rules
+            .unwrap_or(Placed::nowhere(*Limits::RULES.end()));
+        if needed > allowed.value as usize {
+            let what = format!(
+                "the rules have {needed} {family} listens and limit `rules` is {}",
+                allowed.value
+            );
+            let hint = match limits.rules {
+                Some(_) => format!("rules = {} under [limits]", needed.next_power_of_two()),
+                None => "port ranges or whole addresses instead of single ports".to_owned(),
+            };
+            report.error(allowed.place, what, hint);
+        }
+    }
+}
+
+/// The map contents of a configuration that was checked against this machine.
+pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decision>) -> Compiled {
+    let views: Vec<View<'_>> = config.forwards.iter().map(View::from).collect();
+    // Nothing can be wrong any more.
+    let listens = view::expand(&views, Some(machine), &mut Report::default());
+    let mut rules: Vec<RuleSummary> = config
+        .forwards
+        .iter()
+        .zip(decisions)
+        .map(|(forward, stateless)| RuleSummary {
+            name: Arc::from(forward.name.value.as_str()),
+            stateless,
+            listens: Vec::new(),
+        })
+        .collect();
+    let (mut v4, mut v6) = (Builder::<V4>::default(), Builder::<V6>::default());
+    for expanded in &listens {
+        let (Some(forward), Some(view), Some(summary)) = (
+            config.forwards.get(expanded.rule),
+            views.get(expanded.rule),
+            rules.get_mut(expanded.rule),
+        ) else {
+            continue;
+        };
+        let listen = Listen {
+            host: expanded.host.clone(),
+            ports: expanded.listen.ports,
+        };
+        let entry = Entry {
+            forward,
+            view,
+            summary,
+            machine,
+            ports: listen.ports,
+            rule: expanded.rule,
+        };
+        if let ListenHost::Address(address) = listen.host {
+            v4.add(&entry, address);
+            v6.add(&entry, address);
+        }
+        summary.listens.push(listen);
+    }
+    let (v4, v6) = (v4.tables, v6.tables);
+    let sizes = sizes(config.limits, &v4, &v6);
+    let settings = settings(config, machine, &v4, &v6);
+    Compiled {
+        settings,
+        sizes,
+        v4,
+        v6,
+        rules,
+        warnings: config.warnings.clone(),
+    }
+}
+
+/// A listen on its way into the tables.
+struct Entry<'a> {
+    forward: &'a Forward,
+    view: &'a View<'a>,
+    summary: &'a RuleSummary,
+    machine: &'a Machine,
+    ports: Option<Ports>,
+    rule: usize,
+}
+
+/// The allowed clients of a rule, once for all its listens; none where everyone is.
+type AllowList<A> = Option<Arc<[(A, u8)]>>;
+
+struct Builder<A> {
+    tables: FamilyTables<A>,
+    /// By index of the rule.
+    allow: HashMap<usize, AllowList<A>>,
+}
+
+impl<A> Default for Builder<A> {
+    fn default() -> Self {
+        let tables = FamilyTables {
+            rules: Vec::new(),
+            endpoints: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+        };
+        Self {
+            tables,
+            allow: HashMap::new(),
+        }
+    }
+}
+
+impl<A: Family> Builder<A> {
+    /// Adds a listen, if it is of this family.
+    fn add(&mut self, entry: &Entry<'_>, listen: IpAddr) {
+        let (Some(listen), Some(to)) = (A::of(listen), A::of(entry.forward.to.address)) else {
+            return;
+        };
+        let allow = self
+            .allow
+            .entry(entry.rule)
+            .or_insert_with(|| allow_list(entry.forward))
+            .clone();
+        let first = entry.ports.map_or(0, |ports| ports.first);
+        let to_first = entry.forward.to.ports.map_or(first, |ports| ports.first);
+        let port_shift = to_first.wrapping_sub(first);
+        let source = source(entry).and_then(A::of);
+        let stateless = entry.summary.stateless.is_ok();
+        let flag = |condition: bool, flag: u32| if condition { flag } else { 0 };
+        let body = Rule {
+            listen,
+            to,
+            source: source.unwrap_or_default(),
+            to_delta: Delta::address(listen, to).0,
+            port_shift,
+            flags: flag(stateless, rule_flags::STATELESS)
+                | flag(source.is_some(), rule_flags::REWRITE_SOURCE)
+                | flag(allow.is_some(), rule_flags::ALLOW)
+                | flag(entry.ports.is_none(), rule_flags::WHOLE_ADDRESS),
+            ..Rule::default()
+        };
+        let index = self.tables.rules.len();
+        self.tables.rules.push(LogicalRule {
+            name: Arc::clone(&entry.summary.name),
+            body,
+            allow,
+        });
+        let protocols = entry.view.protocols(entry.ports, A::BITS == 128);
+        for protocol in protocols {
+            self.name(Side::Listen, listen, protocol, entry.ports, index);
+            if stateless {
+                let shifted = |ports: Ports| Ports {
+                    first: ports.first.wrapping_add(port_shift),
+                    last: ports.last.wrapping_add(port_shift),
+                };
+                self.name(Side::Backend, to, protocol, entry.ports.map(shifted), index);
+            }
+        }
+    }
+
+    /// Enters the keys under which packets find a rule.
+    fn name(
+        &mut self,
+        side: Side,
+        address: A,
+        protocol: Option<u8>,
+        ports: Option<Ports>,
+        index: usize,
+    ) {
+        let endpoint = |protocol: u8, port: u16| Endpoint {
+            address,
+            port: port.to_be(),
+            protocol,
+            side: side as u8,
+        };
+        match (protocol, ports) {
+            (Some(protocol), Some(Ports { first, last })) if first == last => {
+                self.tables
+                    .endpoints
+                    .insert(endpoint(protocol, first), index);
+            }
+            (Some(protocol), Some(ports)) => {
+                for (first, bits) in blocks::aligned(ports) {
+                    let key = blocks::key(
+                        side,
+                        address,
+                        Extent::Block {
+                            protocol,
+                            first,
+                            bits,
+                        },
+                    );
+                    self.tables.ranges.insert(key, index);
+                }
+            }
+            // The echo has no ports, so this is all of it, and found without a second look-up.
+            (Some(protocol @ (protocol_numbers::ICMP | protocol_numbers::ICMPV6)), None) => {
+                self.tables.endpoints.insert(endpoint(protocol, 0), index);
+            }
+            (Some(protocol), None) => {
+                self.tables.ranges.insert(
+                    blocks::key(side, address, Extent::Protocol(protocol)),
+                    index,
+                );
+            }
+            (None, _) => {
+                self.tables
+                    .ranges
+                    .insert(blocks::key(side, address, Extent::Everything), index);
+            }
+        }
+    }
+}
+
+/// The address of ours that the backend sees; none where it sees the client's.
+fn source(entry: &Entry<'_>) -> Option<IpAddr> {
+    match entry.forward.source.value {
+        Source::Preserve => None,
+        Source::Address(address) => Some(address),
+        Source::Masquerade => entry
+            .machine
+            .sources
+            .get(&entry.forward.to.address)
+            .copied(),
+    }
+}
+
+fn allow_list<A: Family>(forward: &Forward) -> AllowList<A> {
+    if forward.allow.is_empty() {
+        return None;
+    }
+    let prefix = |net: &Placed<ipnet::IpNet>| Some((A::of(net.addr())?, net.prefix_len()));
+    let mut list: Vec<(A, u8)> = forward.allow.iter().filter_map(prefix).collect();
+    list.sort_unstable();
+    list.dedup();
+    Some(list.into())
+}
+
+fn sizes(limits: Limits, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> Sizes {
+    fn needs<A: Family>(tables: &FamilyTables<A>) -> [u32; 4] {
+        let mut lists: Vec<_> = tables
+            .rules
+            .iter()
+            .filter_map(|rule| rule.allow.as_ref())
+            .collect();
+        lists.dedup_by_key(|list| Arc::as_ptr(list));
+        let allow = lists.iter().map(|list| list.len()).sum::<usize>();
+        [
+            tables.rules.len(),
+            tables.endpoints.len(),
+            tables.ranges.len(),
+            allow,
+        ]
+        .map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+    }
+    let ([rules4, endpoints4, ranges4, allow4], [rules6, endpoints6, ranges6, allow6]) =
+        (needs(v4), needs(v6));
+    let grown = Limits::DEFAULT_RULES.max(rules4.max(rules6).next_power_of_two());
+    let rules = limits.rules.map_or(grown, |rules| rules.value);
+    // Twice what is needed: a reload has the old and the new entries in one table. Ranges and allow lists cost
+    // memory only when used, so their tables are generous.
+    let twice = |a: u32, b: u32| a.max(b).saturating_mul(2);
+    Sizes {
+        rules: twice(rules, 0) + 1,
+        endpoints: (8 * rules).max(twice(endpoints4, endpoints6)),
+        ranges: (32 * rules).max(twice(ranges4, ranges6)),
+        allow: (32 * rules).max(twice(allow4, allow6)),
+        counters: twice(twice(rules, 0), 0),
+        flows: limits.flows,
+        new_flows: limits.new_flows,
+    }
+}
+
+/// How long the kernel's answer about a route is used: what a route change may take to be noticed.
+const NEXT_HOP_LIFETIME: Duration = Duration::from_secs(1);
+
+fn ticks(duration: Duration) -> Ticks {
+    abi::ticks_from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn settings(
+    config: &Config,
+    machine: &Machine,
+    v4: &FamilyTables<V4>,
+    v6: &FamilyTables<V6>,
+) -> SettingsPart {
+    fn any<A>(tables: &FamilyTables<A>, stateless: bool) -> bool {
+        tables
+            .rules
+            .iter()
+            .any(|rule| (rule.body.flags & rule_flags::STATELESS != 0) == stateless)
+    }
+    let flags = [
+        (any(v4, false) || any(v6, false), setting_flags::FLOWS),
+        (any(v4, true) || any(v6, true), setting_flags::STATELESS),
+        (!v4.ranges.is_empty(), setting_flags::RANGES_V4),
+        (!v6.ranges.is_empty(), setting_flags::RANGES_V6),
+        (machine.source_rules, setting_flags::ROUTE_BY_SOURCE),
+    ];
+    SettingsPart {
+        flags: flags
+            .iter()
+            .filter(|(set, _)| *set)
+            .fold(0, |all, (_, flag)| all | flag),
+        next_hop_lifetime: ticks(NEXT_HOP_LIFETIME),
+        timeouts: timeouts(&config.timeouts),
+        ports: ports(machine.local_port_range),
+    }
+}
+
+fn timeouts(timeouts: &Timeouts) -> abi::Timeouts {
+    abi::Timeouts {
+        tcp_opening: ticks(timeouts.tcp_opening),
+        tcp_established: ticks(timeouts.tcp_established),
+        tcp_closing: ticks(timeouts.tcp_closing),
+        tcp_reset: ticks(timeouts.tcp_reset),
+        udp_opening: ticks(timeouts.udp_opening),
+        udp_established: ticks(timeouts.udp_established),
+        icmp: ticks(timeouts.icmp),
+        other: ticks(timeouts.other),
+    }
+}
+
+/// Lowest port to allocate: those below are for services (RFC 6335 section 6).
+const LOWEST_PORT: u16 = 1024;
+
+/// Where to allocate source ports: outside the range of local sockets first, in the larger part first.
+fn ports((low, high): (u16, u16)) -> [PortRange; 3] {
+    const NONE: PortRange = PortRange { first: 1, last: 0 };
+    let range = |first: u16, last: u16| {
+        if first <= last {
+            PortRange { first, last }
+        } else {
+            NONE
+        }
+    };
+    let above = high
+        .checked_add(1)
+        .map_or(NONE, |first| range(first.max(LOWEST_PORT), u16::MAX));
+    let below = low
+        .checked_sub(1)
+        .map_or(NONE, |last| range(LOWEST_PORT, last));
+    let inside = range(low, high);
+    let count =
+        |range: PortRange| (u32::from(range.last) + 1).saturating_sub(u32::from(range.first));
+    if count(above) >= count(below) {
+        [above, below, inside]
+    } else {
+        [below, above, inside]
+    }
 }

@@ -39,9 +39,11 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.path {
             write!(f, "{path}:")?;
-            if let Some(Position { line, column }) = self.position {
-                write!(f, "{line}:{column}:")?;
-            }
+        }
+        if let Some(Position { line, column }) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        if self.path.is_some() || self.position.is_some() {
             f.write_str(" ")?;
         }
         if self.severity == Severity::Warning {
@@ -92,7 +94,8 @@ impl Diagnostics {
 
     /// In the order of the file; what has no place comes last.
     pub(super) fn sorted(mut self) -> Self {
-        self.0.sort_by_key(|one| (one.position.is_none(), one.position, one.severity));
+        self.0
+            .sort_by_key(|one| (one.position.is_none(), one.position, one.severity));
         self.0.dedup();
         self
     }

@@ -1,13 +1,22 @@
-//! The configuration: as typed ([`file`]) → as meant ([`validate`], all problems at once) → map contents ([`compile`]).
+//! The configuration: as typed (`file`) → as meant (`validate`, all problems at once) → map contents ([`compile`](mod@compile)).
 
+mod agreement;
+mod blocks;
 pub mod compile;
+mod conflicts;
 pub mod diagnostics;
 pub mod edit;
 pub mod family;
+mod file;
 mod nearest;
+mod on_machine;
+mod report;
 pub mod rule;
 pub mod settings;
+mod stateless;
 pub mod syntax;
+mod validate;
+mod view;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -16,11 +25,18 @@ use serde::{Deserialize, Serialize};
 pub use compile::{Compiled, FamilyTables, LogicalRule, RuleSummary, SettingsPart, Sizes};
 pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity};
 pub use family::Family;
-pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
+pub use rule::{
+    Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward,
+};
 pub use settings::{Limits, LogLevel, Mode, Timeouts};
 pub use syntax::{SyntaxError, protocol_name};
 
 use crate::machine::Machine;
+use file::FileForward;
+use report::Report;
+use stateless::Decision;
+use validate::Part;
+use view::View;
 
 /// A configuration as meant: every value is valid by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,41 +72,149 @@ impl Config {
     }
 
     /// With one more rule, as typed on the command line.
-    pub fn with(&self, _rule: &TypedForward) -> Result<Self, Diagnostics> {
-        todo!()
+    pub fn with(&self, rule: &TypedForward) -> Result<Self, Diagnostics> {
+        let mut report = Report::default();
+        let part = validate::forward(&FileForward::from(rule), &mut report);
+        let names = self
+            .forwards
+            .iter()
+            .map(|forward| &forward.name)
+            .chain(&part.name);
+        validate::check_names(names, &mut report);
+        let views: Vec<View<'_>> = self
+            .forwards
+            .iter()
+            .map(View::from)
+            .chain([View::from(&part)])
+            .collect();
+        conflicts::check(
+            &views,
+            &view::expand(&views, None, &mut Report::default()),
+            &mut report,
+        );
+        report.include(self.warnings.clone());
+        let warnings = report.finish()?;
+        let mut config = Self {
+            warnings,
+            ..self.clone()
+        };
+        config.forwards.extend(part.into_forward());
+        Ok(config)
     }
 
     /// Without the rule of this name.
-    pub fn without(&self, _name: &str) -> Result<Self, Diagnostics> {
-        todo!()
+    pub fn without(&self, name: &str) -> Result<Self, Diagnostics> {
+        let mut config = self.clone();
+        config.forwards.retain(|forward| forward.name.value != name);
+        if config.forwards.len() < self.forwards.len() {
+            return Ok(config);
+        }
+        let mut report = Report::default();
+        let names = self
+            .forwards
+            .iter()
+            .map(|forward| forward.name.value.as_str());
+        let hint = nearest::near(name, names).map_or_else(
+            || "`forwarder list`".to_owned(),
+            |near| format!("\"{near}\""),
+        );
+        report.error(None, format!("there is no rule \"{name}\""), hint);
+        report.finish()?;
+        Ok(config)
     }
 }
 
-/// A file that was read, with what could be understood of it and everything that is wrong so far.
+/// A file that was read, with what could be understood of it and everything that is wrong with it so far.
 ///
 /// Kept apart from [`Config`] so that problems which only the machine shows are reported together with the others.
 #[derive(Clone, Debug)]
-pub struct Draft {}
+pub struct Draft {
+    /// Without the rules.
+    config: Config,
+    parts: Vec<Part>,
+    report: Report,
+}
 
 impl Draft {
     /// Reads a configuration; never fails, but remembers what is wrong. `path` is for messages only.
-    pub fn read(_path: &str, _text: &str) -> Self {
-        todo!()
+    pub fn read(path: &str, text: &str) -> Self {
+        let path: Arc<str> = Arc::from(path);
+        let mut report = Report::new(Some(Arc::clone(&path)));
+        let file = file::read(text, &mut report);
+        let (config, parts) = validate::file(&file, &mut report);
+        validate::check_names(
+            parts.iter().filter_map(|part| part.name.as_ref()),
+            &mut report,
+        );
+        if parts.is_empty() && !report.has_errors() {
+            report.warning(
+                None,
+                "no rules: nothing will be forwarded",
+                "a [[forward]] table with name, listen and to",
+            );
+        }
+        Self {
+            config: Config {
+                path: Some(path),
+                ..config
+            },
+            parts,
+            report,
+        }
     }
 
-    /// As [`Config::backends`].
+    /// As [`Config::interfaces`], as far as they could be read.
+    pub fn interfaces(&self) -> &[Placed<String>] {
+        &self.config.interfaces
+    }
+
+    /// As [`Config::backends`], of the rules that could be read.
     pub fn backends(&self) -> BTreeSet<IpAddr> {
-        todo!()
+        let masquerading = |part: &&Part| {
+            part.source
+                .as_ref()
+                .is_some_and(|source| **source == Source::Masquerade)
+        };
+        let backend = |part: &Part| part.to.as_ref().map(|to| to.address);
+        self.parts
+            .iter()
+            .filter(masquerading)
+            .filter_map(backend)
+            .collect()
     }
 
     /// The configuration, checked without a machine.
-    pub fn into_config(self) -> Result<Config, Diagnostics> {
-        todo!()
+    pub fn into_config(mut self) -> Result<Config, Diagnostics> {
+        let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
+        conflicts::check(
+            &views,
+            &view::expand(&views, None, &mut self.report),
+            &mut self.report,
+        );
+        self.finish()
     }
 
     /// The configuration and its map contents, or everything that is wrong with it on this machine.
-    pub fn compile(self, _machine: &Machine) -> Result<(Config, Compiled), Diagnostics> {
-        todo!()
+    pub fn compile(mut self, machine: &Machine) -> Result<(Config, Compiled), Diagnostics> {
+        let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
+        let decisions = check_on(machine, &views, self.config.limits, &mut self.report);
+        let config = self.finish()?;
+        let compiled = compile::compile(&config, machine, decisions);
+        Ok((config, compiled))
+    }
+
+    fn finish(self) -> Result<Config, Diagnostics> {
+        let warnings = self.report.finish()?;
+        let forwards = self
+            .parts
+            .into_iter()
+            .filter_map(Part::into_forward)
+            .collect();
+        Ok(Config {
+            warnings,
+            forwards,
+            ..self.config
+        })
     }
 }
 
@@ -100,6 +224,31 @@ pub fn load(path: &str, text: &str) -> Result<Config, Diagnostics> {
 }
 
 /// What the maps shall hold for this configuration on this machine.
-pub fn compile(_config: &Config, _machine: &Machine) -> Result<Compiled, Diagnostics> {
-    todo!()
+pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnostics> {
+    let mut report = Report::new(config.path.clone());
+    let views: Vec<View<'_>> = config.forwards.iter().map(View::from).collect();
+    let decisions = check_on(machine, &views, config.limits, &mut report);
+    report.include(config.warnings.clone());
+    let warnings = report.finish()?;
+    Ok(Compiled {
+        warnings,
+        ..compile::compile(config, machine, decisions)
+    })
 }
+
+/// Everything that the machine and the other rules have to say about rules; and which of them need flows.
+fn check_on(
+    machine: &Machine,
+    rules: &[View<'_>],
+    limits: Limits,
+    report: &mut Report,
+) -> Vec<Decision> {
+    let listens = view::expand(rules, Some(machine), report);
+    conflicts::check(rules, &listens, report);
+    on_machine::check(rules, &listens, machine, report);
+    compile::check_limit(&listens, limits, report);
+    stateless::decide(rules, &listens, report)
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::diagnostics::Position;
 
 /// A value and where it was written. Places are neither compared nor stored: they belong to one reading of a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Placed<T> {
     /// The value.
     pub value: T,
@@ -170,12 +170,21 @@ pub struct TypedForward {
 
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
 /// `ADDR`, `ADDR:PORTS` or `[ADDR6]:PORTS`.
-fn write_host(f: &mut fmt::Formatter<'_>, host: &dyn fmt::Display, v6: bool, ports: Option<Ports>) -> fmt::Result {
+fn write_host(
+    f: &mut fmt::Formatter<'_>,
+    host: &dyn fmt::Display,
+    v6: bool,
+    ports: Option<Ports>,
+) -> fmt::Result {
     match ports {
         None => write!(f, "{host}"),
         Some(ports) if v6 => write!(f, "[{host}]:{ports}"),

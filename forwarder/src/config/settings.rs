@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::rule::Placed;
+
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,7 +79,7 @@ pub struct Limits {
     pub new_flows: u32,
     /// Listens of all rules together, of each address family. None: as many as the configuration needs,
     /// and at least [`Limits::DEFAULT_RULES`].
-    pub rules: Option<u32>,
+    pub rules: Option<Placed<u32>>,
 }
 
 impl Limits {
@@ -93,7 +95,11 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flows: 32_768, new_flows: 8_192, rules: None }
+        Self {
+            flows: 32_768,
+            new_flows: 8_192,
+            rules: None,
+        }
     }
 }
 
@@ -133,3 +139,51 @@ impl Default for Timeouts {
         }
     }
 }
+
+impl Timeouts {
+    /// The timeout with this key.
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Duration> {
+        Some(match key {
+            "tcp_opening" => &mut self.tcp_opening,
+            "tcp_established" => &mut self.tcp_established,
+            "tcp_closing" => &mut self.tcp_closing,
+            "tcp_reset" => &mut self.tcp_reset,
+            "udp_opening" => &mut self.udp_opening,
+            "udp_established" => &mut self.udp_established,
+            "icmp" => &mut self.icmp,
+            "other" => &mut self.other,
+            _ => return None,
+        })
+    }
+}
+
+/// Below this a timeout is not one.
+pub(super) const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// The programs' clock tells durations apart up to 26 days.
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 86_400);
+
+/// The shortest a timeout may be without breaking an RFC.
+pub(super) struct TimeoutRule {
+    pub(super) key: &'static str,
+    pub(super) minimum: Duration,
+    pub(super) source: &'static str,
+}
+
+/// The timeouts that an RFC sets a minimum for.
+pub(super) const TIMEOUT_RULES: [TimeoutRule; 6] = {
+    const fn rule(key: &'static str, minutes: u64, source: &'static str) -> TimeoutRule {
+        TimeoutRule {
+            key,
+            minimum: Duration::from_secs(60 * minutes),
+            source,
+        }
+    }
+    [
+        rule("tcp_opening", 4, "RFC 5382 section 5 (REQ-5)"),
+        rule("tcp_established", 124, "RFC 5382 section 5 (REQ-5)"),
+        rule("tcp_closing", 4, "RFC 5382 section 5 (REQ-5)"),
+        rule("udp_opening", 2, "RFC 4787 section 4.3 (REQ-5)"),
+        rule("udp_established", 2, "RFC 4787 section 4.3 (REQ-5)"),
+        rule("icmp", 1, "RFC 5508 section 3.2 (REQ-2)"),
+    ]
+};
