@@ -39,10 +39,12 @@ pub const fn ticks_from_millis(millis: u64) -> Ticks {
     if ticks > (u32::MAX / 2) as u64 { u32::MAX / 2 } else { ticks as u32 }
 }
 
-/// The time between two readings of the clock, right across a wrap.
+/// The time between two readings of the clock, right across a wrap. 0 where `since` is ahead of `now`: another CPU
+/// read the clock after this packet did.
 #[inline(always)]
 pub const fn elapsed(now: Ticks, since: Ticks) -> Ticks {
-    now.wrapping_sub(since)
+    let ticks = now.wrapping_sub(since);
+    if ticks > u32::MAX / 2 { 0 } else { ticks }
 }
 
 /// A type that maps hold: `repr(C)`, no padding, every bit pattern valid.

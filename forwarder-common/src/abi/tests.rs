@@ -24,3 +24,13 @@ fn ticks_round_up_and_saturate() {
 fn elapsed_time_survives_the_wrap_of_the_clock() {
     assert_eq!(elapsed(5, u32::MAX - 4), 10);
 }
+
+#[test]
+fn a_reading_of_another_cpu_that_is_ahead_is_no_time_ago() {
+    assert_eq!(elapsed(5, 6), 0);
+    assert_eq!(elapsed(u32::MAX, 3), 0);
+    assert_eq!(elapsed(7, 7), 0);
+    // The longest time that can be told: 26 days.
+    assert_eq!(elapsed(u32::MAX / 2, 0), u32::MAX / 2);
+    assert_eq!(elapsed(0, u32::MAX / 2 + 2), u32::MAX / 2);
+}
