@@ -1,9 +1,10 @@
 //! Compiles the XDP and TC programs (package `forwarder-ebpf`) into `$OUT_DIR/forwarder-ebpf`, from where the library
 //! includes them.
 //!
-//! `aya-build` does the same in fewer lines, but fixes the compiler flags, and four of ours do not fit: the BPF
-//! instruction set for bpf-linker, path remapping (the object must not depend on where it was built),
-//! RUSTC_BOOTSTRAP for compilers that are not nightly, and a check that nightly has `rust-src` before using it.
+//! `aya-build` does the same in fewer lines, but fixes what this needs to choose: the compiler's flags (instruction set;
+//! path remapping, so that the object does not depend on where it was built), RUSTC_BOOTSTRAP for a compiler that is not
+//! nightly, the linker's place, and whether a nightly has `rust-src` at all. It also turns each line of the inner cargo
+//! into a warning.
 
 #[path = "build/bpf_toolchain.rs"]
 mod bpf_toolchain;
@@ -47,9 +48,7 @@ fn build() -> Result<()> {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
-    for variable in [bpf_toolchain::TOOLCHAIN_VARIABLE, "PATH"] {
-        println!("cargo::rerun-if-env-changed={variable}");
-    }
+    println!("cargo::rerun-if-env-changed={}", bpf_toolchain::TOOLCHAIN_VARIABLE);
 
     let Some(linker) = bpf_toolchain::find_linker() else {
         bail!("bpf-linker, which makes BPF objects, is not installed; run this once: cargo xtask setup");
@@ -68,7 +67,7 @@ fn build() -> Result<()> {
 fn compile(workspace: &Path, out_dir: &Path, toolchain: &BpfToolchain, linker: &Path) -> Result<()> {
     let target_dir = out_dir.join("bpf");
 
-    let mut cargo = toolchain.cargo();
+    let mut cargo = toolchain.program("cargo");
     cargo
         .current_dir(workspace)
         .args(["build", "--package", PACKAGE, "--bins"])

@@ -54,13 +54,22 @@ enum Origin {
 }
 
 impl BpfToolchain {
-    /// A cargo of this toolchain.
-    pub(crate) fn cargo(&self) -> Command {
-        let mut cargo = self.origin.command("cargo");
+    /// A program of this toolchain: "cargo", "cargo-clippy".
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut program = self.origin.command(name);
         if let Origin::Directory(directory) = &self.origin {
-            cargo.env("RUSTC", directory.join("rustc"));
+            program.env("RUSTC", directory.join("rustc")).env("CARGO", directory.join("cargo"));
         }
-        cargo
+        program
+    }
+
+    /// The name rustup knows it by, if rustup does.
+    #[allow(dead_code, reason = "the build script has no use for it")]
+    pub(crate) fn rustup_name(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Rustup(name) => Some(name),
+            Origin::Directory(_) | Origin::SearchPath => None,
+        }
     }
 
     /// What RUSTC_BOOTSTRAP must be so that aya-ebpf (inline assembly for BPF) and our programs (atomic intrinsics) may
@@ -105,6 +114,7 @@ impl Origin {
             Self::SearchPath => Command::new(program),
         };
         for variable in [
+            "CARGO",
             "RUSTC",
             "RUSTDOC",
             "RUSTC_WRAPPER",

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use cargo_metadata::Message;
 use clap::Args;
 
 use crate::{setup, workspace};
@@ -36,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !built.status.success() {
         bail!("building the release binary failed; cargo's messages are above");
     }
-    let artifacts = Artifacts::read(&String::from_utf8_lossy(&built.stdout))?;
+    let artifacts = Artifacts::read(&built.stdout)?;
 
     let directory = workspace::target_dir().join("dist");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -72,24 +73,21 @@ struct Artifacts {
 }
 
 impl Artifacts {
-    fn read(messages: &str) -> Result<Self> {
+    fn read(messages: &[u8]) -> Result<Self> {
         let mut binary = None;
         let mut bpf_object = None;
-        for message in messages.lines() {
-            let Ok(message) = serde_json::from_str::<serde_json::Value>(message) else {
-                continue;
-            };
-            let text = |pointer: &str| message.pointer(pointer).and_then(serde_json::Value::as_str);
-            if text("/target/name") == Some("forwarder")
-                && let Some(path) = text("/executable")
-            {
-                binary = Some(PathBuf::from(path));
-            }
-            if let Some(out_dir) = text("/out_dir") {
-                let object = Path::new(out_dir).join("forwarder-ebpf");
-                if object.is_file() {
-                    bpf_object = Some(object);
+        for message in Message::parse_stream(messages) {
+            match message.context("cannot read cargo's messages")? {
+                Message::CompilerArtifact(artifact) if artifact.target.name == "forwarder" => {
+                    binary = artifact.executable.map(PathBuf::from).or(binary);
                 }
+                Message::BuildScriptExecuted(script) => {
+                    let object = script.out_dir.join("forwarder-ebpf");
+                    if object.is_file() {
+                        bpf_object = Some(PathBuf::from(object));
+                    }
+                }
+                _ => {}
             }
         }
         Ok(Self {

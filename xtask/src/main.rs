@@ -9,6 +9,7 @@ mod dist;
 mod progress;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Test(test::Options),
     Bench(bench::Options),
     Dist(dist::Options),
+    Vm(vm::VmArgs),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Dist(options) => dist::run(&options),
+        Command::Vm(options) => {
+            setup::ensure().and_then(|_ready| setup::ensure_guests()).and_then(|()| vm::run(&options))
+        }
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

@@ -11,8 +11,8 @@ use anyhow::Result;
 use clap::Args;
 
 pub(crate) use machine::check as check_machine;
-use packages::{BUILD_TOOLS, RUN_TOOLS};
-pub(crate) use toolchain::has_cargo_deny;
+use packages::{BUILD_TOOLS, GUEST_TOOLS, RUN_TOOLS};
+pub(crate) use toolchain::{Ready, bpf_clippy, has_cargo_deny};
 
 /// Prepare this machine: the BPF compiler and linker, and the network tools of tests and demo
 ///
@@ -21,7 +21,7 @@ pub(crate) use toolchain::has_cargo_deny;
 /// again at any time; `demo`, `test` and `bench` begin with it by themselves.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Also install what only developers need: cargo-deny, which checks licences and sources of dependencies
+    /// Also install what only some commands need: QEMU for `vm`, cargo-deny for the licence check of `test`
     #[arg(long)]
     pub(crate) dev: bool,
 }
@@ -30,6 +30,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let ready = ensure()?;
     if options.dev {
+        ensure_guests()?;
         toolchain::ensure_cargo_deny()?;
     }
     println!("BPF compiler  {} ({})", ready.toolchain.name, ready.toolchain.version);
@@ -46,9 +47,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Makes sure that the machine has what building and running needs; installs what it lacks.
 ///
 /// Does not ask whether this kernel and user may load BPF programs: that is [`check_machine`], for commands that do.
-pub(crate) fn ensure() -> Result<toolchain::Ready> {
+pub(crate) fn ensure() -> Result<Ready> {
     packages::ensure(&[BUILD_TOOLS, RUN_TOOLS].concat())?;
     let ready = toolchain::ensure_bpf()?;
     toolchain::ensure_components()?;
     Ok(ready)
+}
+
+/// Makes sure that the machine can boot the guests of `cargo xtask vm`.
+pub(crate) fn ensure_guests() -> Result<()> {
+    packages::ensure(GUEST_TOOLS)
 }

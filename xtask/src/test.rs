@@ -3,6 +3,7 @@
 mod tally;
 
 use std::{
+    env,
     io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
     process::{Command, Stdio},
     time::Instant,
@@ -12,9 +13,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use tally::Tally;
 
-use crate::{progress::seconds, setup, workspace::cargo};
+use crate::{
+    progress::seconds,
+    setup::{self, Ready},
+    workspace::cargo,
+};
 
-/// Run every check: format, lints, unit tests, the loaded BPF programs, and networks of namespaces
+/// Run every check: format, lints, unit tests, the loaded BPF programs here and under older kernels
 ///
 /// Prepares the machine first (see `cargo xtask setup`) and needs root, since it loads BPF programs and makes network
 /// namespaces; the machine's own interfaces are not touched. A failed stage does not stop the later ones. The last line
@@ -37,14 +42,16 @@ pub(crate) struct Options {
 enum Stage {
     /// cargo fmt --check
     Format,
-    /// cargo clippy, warnings are errors
+    /// cargo clippy for host and BPF, warnings are errors
     Lint,
     /// cargo deny: licences and sources of dependencies; only if it is installed (cargo xtask setup --dev)
     Deny,
-    /// Tests that need neither root nor a kernel: core, config, command line
+    /// Tests that need no loaded program: core, config, command line
     Unit,
-    /// The loaded programs through BPF_PROG_TEST_RUN, and end to end between network namespaces
+    /// The loaded programs through `BPF_PROG_TEST_RUN`, and end to end between network namespaces
     Loaded,
+    /// The loaded programs under Debian's older kernels in a virtual machine (cargo xtask vm)
+    Kernels,
 }
 
 impl Stage {
@@ -55,36 +62,49 @@ impl Stage {
             Self::Deny => "dependencies",
             Self::Unit => "unit tests",
             Self::Loaded => "loaded programs and networks",
+            Self::Kernels => "older kernels",
         }
     }
 
-    fn command(self, filters: &[String]) -> Command {
-        let mut cargo = cargo();
+    /// Why this machine cannot have this stage, if so.
+    fn missing(self) -> Option<&'static str> {
         match self {
-            Self::Format => {
-                cargo.args(["fmt", "--all", "--check"]);
-            }
+            Self::Deny if !setup::has_cargo_deny() => Some("cargo-deny is not installed (cargo xtask setup --dev)"),
+            Self::Kernels if env::consts::ARCH != "x86_64" => Some("its virtual machine needs an x86-64 host"),
+            _ => None,
+        }
+    }
+
+    fn commands(self, filters: &[String], ready: &Ready) -> Result<Vec<Command>> {
+        let command = |arguments: &[&str]| {
+            let mut cargo = cargo();
+            cargo.args(arguments);
+            cargo
+        };
+        Ok(match self {
+            Self::Format => vec![command(&["fmt", "--all", "--check"])],
             Self::Lint => {
-                cargo.args(["clippy", "--workspace", "--exclude", "forwarder-ebpf"]);
-                cargo.args(["--all-targets", "--", "--deny", "warnings"]);
+                let mut host = command(&["clippy", "--workspace", "--exclude", "forwarder-ebpf", "--all-targets"]);
+                host.args(["--", "--deny", "warnings"]);
+                vec![host, setup::bpf_clippy(ready)?]
             }
-            Self::Deny => {
-                cargo.args(["deny", "check", "licenses", "bans", "sources"]);
-            }
+            Self::Deny => vec![command(&["deny", "check", "licenses", "bans", "sources"])],
             Self::Unit => {
-                cargo.args(["test", "--no-fail-fast", "--workspace"]);
-                cargo.args(["--exclude", "forwarder-ebpf", "--exclude", "forwarder-tests"]);
-                cargo.arg("--").args(filters);
+                let mut tests = command(&["test", "--no-fail-fast", "--workspace"]);
+                tests.args(["--exclude", "forwarder-ebpf", "--exclude", "forwarder-tests", "--"]).args(filters);
+                vec![tests]
             }
             Self::Loaded => {
-                cargo.args(["test", "--no-fail-fast", "--package", "forwarder-tests"]);
-                cargo.arg("--").args(filters);
+                let mut tests = command(&["test", "--no-fail-fast", "--package", "forwarder-tests", "--"]);
+                tests.args(filters);
+                vec![tests]
             }
-        }
-        if io::stdout().is_terminal() {
-            cargo.env("CARGO_TERM_COLOR", "always");
-        }
-        cargo
+            Self::Kernels => {
+                let mut kernels = Command::new(env::current_exe().context("cannot find the running xtask")?);
+                kernels.args(["vm", "--"]).args(filters);
+                vec![kernels]
+            }
+        })
     }
 }
 
@@ -98,43 +118,36 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
     let stages: Vec<Stage> = Stage::value_variants().iter().copied().filter(chosen).collect();
-    if stages.contains(&Stage::Loaded) {
+    if stages.iter().any(|stage| matches!(stage, Stage::Unit | Stage::Loaded | Stage::Kernels)) {
         setup::check_machine()?;
     }
-    setup::ensure()?;
+    let ready = setup::ensure()?;
 
     let mut total = Tally::default();
     for stage in stages {
-        if stage == Stage::Deny && !setup::has_cargo_deny() {
-            println!("== {}: left out, cargo-deny is not installed (cargo xtask setup --dev)", stage.title());
+        if let Some(reason) = stage.missing() {
+            println!("== {}: left out, {reason}", stage.title());
             continue;
         }
-        total.add(run_stage(stage, &options.filters)?);
+        total.add(run_stage(stage, stage.commands(&options.filters, &ready)?)?);
     }
     println!("{total}");
     if total.failed > 0 {
-        bail!("some checks failed; they are named above");
+        bail!("some checks failed; their output is above");
     }
     Ok(())
 }
 
 /// Runs one stage with its output shown as it comes.
-fn run_stage(stage: Stage, filters: &[String]) -> Result<Tally> {
+fn run_stage(stage: Stage, commands: Vec<Command>) -> Result<Tally> {
     let title = stage.title();
     println!("== {title}");
     let started = Instant::now();
-    let mut child =
-        stage.command(filters).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let mut tally = Tally::default();
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).split(b'\n') {
-            let line = line.context("cannot read cargo's output")?;
-            let line = String::from_utf8_lossy(&line);
-            println!("{line}");
-            tally.read(&line);
-        }
+    let mut succeeded = true;
+    for command in commands {
+        succeeded &= run_command(command, &mut tally)?;
     }
-    let succeeded = child.wait().context("cannot wait for cargo")?.success();
     // A stage that counts nothing, or broke before it could count, counts as one check itself.
     if !succeeded && tally.failed == 0 {
         tally.failed = 1;
@@ -143,4 +156,29 @@ fn run_stage(stage: Stage, filters: &[String]) -> Result<Tally> {
     println!("== {title}: {result} ({})", seconds(started.elapsed()));
     io::stdout().flush().context("cannot write to the terminal")?;
     Ok(tally)
+}
+
+/// Runs a command, counts the test results in its output, and says whether it succeeded.
+fn run_command(mut command: Command, tally: &mut Tally) -> Result<bool> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    if io::stdout().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    // Both streams in one pipe keep their order.
+    let (output, writer) = io::pipe().context("cannot make a pipe")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().context("cannot copy a pipe")?)
+        .stderr(writer)
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    // It holds the writing ends too, and reading would never end.
+    drop(command);
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.with_context(|| format!("cannot read the output of {program}"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.read(&line);
+    }
+    Ok(child.wait().with_context(|| format!("cannot wait for {program}"))?.success())
 }

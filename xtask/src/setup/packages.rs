@@ -46,6 +46,15 @@ pub(crate) const RUN_TOOLS: &[Tool] = &[
     tool("bpftool", "bpftool"),
 ];
 
+/// To boot other kernels.
+pub(crate) const GUEST_TOOLS: &[Tool] = &[
+    // With it comes virtiofsd, which shares the host's files with the guest, at a place outside the search path.
+    tool("qemu-system-x86_64", "qemu-system-x86"),
+    tool("busybox", "busybox-static"),
+    tool("depmod", "kmod"),
+    tool("setpriv", "util-linux"),
+];
+
 /// Installs the packages of those tools that are missing.
 pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     let mut missing: Vec<&str> =

@@ -11,15 +11,14 @@ use anyhow::{Context as _, Result, bail};
 use super::packages;
 use crate::{
     progress::Step,
-    workspace::{cargo, find_program, target_dir},
+    workspace::{self, cargo, find_program, target_dir},
 };
 
 // The same file decides for forwarder's build script, so both always agree.
 #[path = "../../../forwarder/build/bpf_toolchain.rs"]
-#[expect(dead_code, reason = "only the build script compiles with it")]
 mod bpf_toolchain;
 
-pub(crate) use bpf_toolchain::BpfToolchain;
+use bpf_toolchain::BpfToolchain;
 
 /// Debian's rustc with a compiled `core` for BPF; it lives in /usr/bin and leaves rustup alone.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
@@ -94,6 +93,37 @@ pub(crate) fn ensure_components() -> Result<()> {
         return Ok(());
     }
     packages::install(&["rustfmt-web", "rust-web-clippy"])
+}
+
+/// Clippy for the BPF programs, with the compiler they are built with: another one's clippy cannot read its `core`.
+/// Installs it if needed.
+pub(crate) fn bpf_clippy(ready: &Ready) -> Result<Command> {
+    let toolchain = &ready.toolchain;
+    let present = || runs(toolchain.program("cargo-clippy").arg("--version"));
+    if !present() {
+        if let Some(name) = toolchain.rustup_name() {
+            let step = Step::begin(format!("Adding clippy to {}", toolchain.name));
+            step.run(Command::new("rustup").args(["component", "add", "clippy", "--toolchain", name]))?;
+            step.done();
+        } else {
+            packages::install(&["rust-web-clippy"])?;
+        }
+        if !present() {
+            bail!("{} has no working clippy", toolchain.name);
+        }
+    }
+    let mut clippy = toolchain.program("cargo-clippy");
+    clippy
+        .current_dir(workspace::root())
+        .env("RUSTC_BOOTSTRAP", toolchain.bootstrap())
+        .args(["clippy", "--package", "forwarder-ebpf", "--no-deps", "--target", bpf_toolchain::TARGET])
+        .arg("--target-dir")
+        .arg(target_dir().join("bpf-lint"));
+    if toolchain.core == bpf_toolchain::Core::Sources {
+        clippy.args(["-Z", "build-std=core"]);
+    }
+    clippy.args(["--", "--deny", "warnings"]);
+    Ok(clippy)
 }
 
 /// Makes sure that `cargo deny` exists.

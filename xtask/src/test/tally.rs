@@ -11,14 +11,14 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Takes in a line of output; only "test result: …" lines count.
+    /// Takes in a line of output; only those with sums count, like "test result: ok. 5 passed; 0 failed; 2 ignored; …".
     pub(super) fn read(&mut self, line: &str) {
-        let Some((_, result)) = line.split_once("test result:") else {
+        if !line.contains(" passed; ") {
             return;
-        };
-        for part in result.split([';', '.']) {
-            let mut words = part.split_whitespace();
-            let (Some(number), Some(what)) = (words.next(), words.next()) else {
+        }
+        for part in line.split(';') {
+            let mut words = part.split_whitespace().rev();
+            let (Some(what), Some(number)) = (words.next(), words.next()) else {
                 continue;
             };
             let Ok(number) = number.parse::<u64>() else {
@@ -66,7 +66,8 @@ mod tests {
             ),
             ("test result: \u{1b}[32mok\u{1b}(B\u{1b}[m. 7 passed; 0 failed; 0 ignored; 0 measured", 7, 0, 0),
             ("running 5 tests", 0, 0, 0),
-            ("5 passed; 1 failed", 0, 0, 0),
+            ("kernel 6.1: progrun: 41 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out", 41, 1, 0),
+            ("test checksum ... ok", 0, 0, 0),
         ] {
             let mut tally = Tally::default();
             tally.read(line);
