@@ -4,8 +4,8 @@
 # The job ($VM_JOB, written by `cargo xtask vm`) is a bash fragment: it sets VM_NONCE, exports the
 # environment of the tests and calls `step NAME DIRECTORY COMMAND...` once per test binary.
 # Everything a step prints goes unchanged through the virtio port named "results"; between steps
-# the port carries lines `@NONCE WORD...` (begin, end, done). Only this script knows the nonce, so
-# no test output can be taken for a result.
+# the port carries lines `@NONCE WORD...` (ready, begin, end, done). The nonce is new in each run,
+# so no test output is taken for a result.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root TERM=dumb LC_ALL=C.UTF-8
 
@@ -15,6 +15,9 @@ mount -t tmpfs shm /dev/shm
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing
+# Opening it loads the module; udev, which would make the node, does not run here.
+mkdir -p /dev/net
+[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 ip link set lo up
 hostname guest
 
@@ -33,12 +36,11 @@ step() {
     local name=$1 directory=$2
     shift 2
     mark begin "$name"
-    # A session of its own: what a step leaves running is ended with it.
-    (cd "$directory" && exec setsid --wait "$@") </dev/null >&3 2>&1
+    (cd "$directory" && exec "$@") </dev/null >&3 2>&1
     mark end "$name" $?
 }
 
 # shellcheck source=/dev/null
 . "$VM_JOB"
-mark done
+mark "done"
 poweroff -f 2>/dev/null || busybox poweroff -f

@@ -1,0 +1,173 @@
+//! What a person at the terminal sees while a guest runs, and what a log of CI gets.
+
+use std::{
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{
+    kernel::Series,
+    libtest::{self, Line, TestOutcome},
+    report::Event,
+};
+
+/// Shows events; keeps the output of the current step for when it fails.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    series: Series,
+    /// Output goes to standard output as it comes, for a command that was given.
+    verbatim: bool,
+    started: Instant,
+    step: Option<Shown>,
+}
+
+/// The current step.
+struct Shown {
+    name: String,
+    started: Instant,
+    output: Vec<String>,
+    ran: u64,
+    of: u64,
+    failed: u64,
+    summary: Option<String>,
+}
+
+impl Progress {
+    pub(crate) fn new(series: Series, verbatim: bool) -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(format!("kernel {}:", series.0));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, series, verbatim, started: Instant::now(), step: None }
+    }
+
+    /// Something that takes a while begins.
+    pub(crate) fn phase(&self, what: &str) {
+        if self.bar.is_hidden() && !self.verbatim {
+            eprintln!("kernel {}: {what}", self.series.0);
+        }
+        self.bar.set_message(what.to_owned());
+    }
+
+    /// A line that stays.
+    pub(crate) fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("kernel {}: {text}", self.series.0));
+    }
+
+    /// Shows one event of the guest.
+    pub(crate) fn event(&mut self, event: &Event) {
+        match event {
+            Event::Ready if !self.verbatim => {
+                self.line(&format!("booted in {}", seconds(self.started)));
+            }
+            Event::Begin(name) => {
+                self.step = Some(Shown {
+                    name: name.clone(),
+                    started: Instant::now(),
+                    output: Vec::new(),
+                    ran: 0,
+                    of: 0,
+                    failed: 0,
+                    summary: None,
+                });
+                self.phase(&format!("running {name}"));
+            }
+            Event::Output(line) => self.output(line),
+            Event::End { status, .. } => self.end(*status),
+            Event::Ready | Event::Done => {}
+        }
+    }
+
+    /// Shows what the guest printed of a line that it has not ended.
+    pub(crate) fn unfinished(&self, text: &str) {
+        if let (Some(step), Some(test)) = (&self.step, libtest::running(text)) {
+            self.bar.set_message(step.counts(test));
+        }
+    }
+
+    fn output(&mut self, line: &str) {
+        if self.verbatim {
+            self.bar.suspend(|| println!("{line}"));
+            return;
+        }
+        let Some(step) = &mut self.step else {
+            return;
+        };
+        match libtest::parse(line) {
+            Some(Line::Running(count)) => step.of = count,
+            Some(Line::Test { name, outcome }) => {
+                step.ran += 1;
+                if outcome == TestOutcome::Failed {
+                    step.failed += 1;
+                }
+                self.bar.set_message(step.counts(name));
+            }
+            Some(Line::Summary(sums)) => step.summary = Some(sums.to_owned()),
+            None => {}
+        }
+        step.output.push(line.to_owned());
+    }
+
+    fn end(&mut self, status: i32) {
+        let Some(step) = self.step.take() else {
+            return;
+        };
+        if self.verbatim {
+            if status != 0 {
+                self.line(&format!("exit status {status}"));
+            }
+            return;
+        }
+        if status != 0 {
+            self.show(&step);
+        }
+        self.line(&format!(
+            "{} {} in {}{}",
+            step.name,
+            if status == 0 { "passed".to_owned() } else { format!("FAILED (exit status {status})") },
+            seconds(step.started),
+            step.summary.map(|sums| format!(" ({sums})")).unwrap_or_default(),
+        ));
+    }
+
+    /// Prints what the step under way has said so far: the guest ended in the middle of it.
+    pub(crate) fn abandon(&mut self) {
+        if let Some(step) = self.step.take() {
+            self.show(&step);
+        }
+    }
+
+    /// Prints the whole output of a step: a verifier's log is often long, and its end alone says little.
+    fn show(&self, step: &Shown) {
+        self.bar.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            for line in &step.output {
+                // A closed standard output is no reason to lose the result.
+                if writeln!(stdout, "{line}").is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Shown {
+    fn counts(&self, test: &str) -> String {
+        let failed = if self.failed == 0 { String::new() } else { format!(", {} failed", self.failed) };
+        format!("{} {}/{}{failed}: {test}", self.name, self.ran, self.of)
+    }
+}
+
+fn seconds(since: Instant) -> String {
+    format!("{:.1} s", since.elapsed().as_secs_f32())
+}
