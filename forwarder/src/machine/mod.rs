@@ -1,5 +1,11 @@
 //! The machine as the rules see it: plain data, so that everything decided from it can be tested without one.
 
+pub mod ethtool;
+pub mod extack;
+pub mod netlink;
+pub mod sockets;
+pub mod sysctl;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;

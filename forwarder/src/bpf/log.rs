@@ -1,0 +1,29 @@
+//! Following what the programs log.
+
+use std::{os::fd::AsFd as _, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya_log::EbpfLogger;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use super::attach;
+
+/// Hands every message that the instance's programs log to `sink`, until that says it has enough.
+///
+/// `program` is the name of one of the pinned programs: they share one log. Each message goes to one reader only.
+pub fn follow(pins: &Path, program: &str, sink: impl log::Log, enough: impl Fn() -> bool) -> Result<()> {
+    let id = attach::pinned_program(pins, program)?;
+    let mut logger = EbpfLogger::init_from_id_with_logger(id, sink)
+        .with_context(|| format!("cannot open the log of the running programs (by {program}, id {id})"))?;
+    while !enough() {
+        let mut ready = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => logger.flush(),
+            Err(errno) => return Err(errno).context("cannot wait for log messages"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! `check`: whether a configuration is right, and what it means on this machine. Changes nothing, needs no root.
+
+use std::io::Write;
+
+use anyhow::Result;
+
+use super::{describe_rules, guard, print_warnings, read_config, table};
+use crate::{
+    cli::Check,
+    machine::{netlink::Netlink, sockets},
+};
+
+/// Runs the command.
+pub async fn run(options: &Check, out: &mut dyn Write) -> Result<()> {
+    let draft = read_config(&options.file)?;
+    let (machine, _) = Netlink::connect()?.machine(&draft.backends()).await?;
+    let (config, compiled) = draft.compile(&machine)?;
+    print_warnings(&compiled.warnings);
+    for interface in &config.interfaces {
+        if machine.interface(&interface.value).is_none() {
+            eprintln!("warning: this machine has no interface {}", interface.value);
+        }
+    }
+    for sentence in guard::shadowed_services(&compiled, &sockets::listeners()) {
+        eprintln!("warning: {sentence}");
+    }
+    let mut rules = table::table(["RULE", "LISTEN", "TO", "SOURCE", "STATELESS"]);
+    for rule in describe_rules(&config, &compiled) {
+        let stateless = rule.why_not_stateless.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+        rules.add_row([rule.name, rule.listen.join("\n"), rule.to, rule.source, stateless]);
+    }
+    if !rules.is_empty() {
+        write!(out, "{}", table::text(&rules))?;
+    }
+    let count = compiled.rules.len();
+    let plural = if count == 1 { "" } else { "s" };
+    writeln!(out, "{} is right: {count} rule{plural}", options.file.display())?;
+    Ok(())
+}

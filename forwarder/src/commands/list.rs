@@ -1,0 +1,43 @@
+//! `list`: the rules that run.
+
+use std::{io::Write, path::Path};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Instance, require_reading, table};
+use crate::{
+    cli::{Format, Show},
+    state::RuleState,
+};
+
+/// Runs the command.
+pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
+    require_reading()?;
+    let instance = Instance::open(pins)?;
+    let rules = &instance.state.rules;
+    match options.format {
+        Format::Json => writeln!(out, "{:#}", json!({ "rules": rules }))?,
+        Format::Table if rules.is_empty() => writeln!(out, "no rules; try: forwarder add --help")?,
+        Format::Table => write!(out, "{}", describe(rules))?,
+    }
+    Ok(())
+}
+
+fn describe(rules: &[RuleState]) -> String {
+    let mut table = table::table(["RULE", "LISTEN", "PROTOCOL", "TO", "SOURCE", "CLIENTS", "STATELESS"]);
+    for rule in rules {
+        let all = |list: &[String], none: &str| if list.is_empty() { none.to_owned() } else { list.join("\n") };
+        let stateless = rule.why_not_stateless.as_ref().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+        table.add_row([
+            rule.name.clone(),
+            rule.listen.join("\n"),
+            all(&rule.protocol, "default"),
+            rule.to.clone(),
+            rule.source.clone(),
+            all(&rule.allow, "everyone"),
+            stateless,
+        ]);
+    }
+    table::text(&table)
+}

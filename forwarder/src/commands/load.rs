@@ -1,0 +1,410 @@
+//! `load`: from a configuration to a machine that forwards, or to the machine as it was and a reason.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::{describe_rules, guard, invalid, pins_option, print_warnings, read_config, require_privileges, table};
+use crate::{
+    bpf::{
+        attach::{self, TcAttachment, XdpKind},
+        bpffs, features, interfaces, layout,
+        load::{self, Globals},
+        mode::{self, Choice, Facts},
+        tables::{self, Tables},
+    },
+    cli::{DEFAULT_CONFIG, Load},
+    config::{Compiled, Config, Draft, Mode},
+    machine::{
+        ethtool,
+        netlink::{Link, Netlink},
+        sockets, sysctl,
+    },
+    reconcile::{self, Running, RunningTables},
+    state::{AttachedInterface, State, StateFile},
+    undo::Undo,
+};
+
+/// Runs the command.
+pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()> {
+    require_privileges()?;
+    let pins = std::path::absolute(pins).with_context(|| format!("{} is no path", pins.display()))?;
+    let (draft, config_path) = configuration(options)?;
+    let netlink = Netlink::connect()?;
+    let (machine, links) = netlink.machine(&draft.backends()).await?;
+    let (mut config, compiled) = draft.compile(&machine)?;
+    print_warnings(&compiled.warnings);
+    override_config(&mut config, options);
+    let headerless: Vec<u32> =
+        links.iter().filter(|link| !link.interface.has_link_header).map(|link| link.interface.index).collect();
+    let links = chosen(&config, &links)?;
+    if !options.force {
+        guard::refuse_to_cut_ssh(&compiled)?;
+    }
+
+    let file = StateFile::of(&pins);
+    let _lock = file.lock()?;
+    refuse_if_loaded(&pins, &file)?;
+    features::require()?;
+    refuse_other_xdp(&config, &links)?;
+
+    // From here on the machine changes: all of it or nothing, whatever the terminal sends meanwhile.
+    let mut interrupts = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        interrupts.add(signal);
+    }
+    interrupts.thread_block().context("cannot put off interrupts")?;
+    let mut undo = Undo::default();
+    let mut state = State::new(&pins, config)?;
+    state.config_path = config_path;
+    state.rules = describe_rules(&state.config, &compiled);
+    let loaded =
+        Loading { pins: &pins, links: &links, headerless: &headerless, compiled: &compiled, no_tcx: options.no_tcx };
+    let done = loaded.run(&mut state, &mut undo).and_then(|()| {
+        file.write(&state)?;
+        load::memory(&pins)
+    });
+    let memory = match done {
+        Ok(memory) => memory,
+        Err(error) => {
+            let stuck = undo.undo();
+            let rest = stuck.iter().map(|error| format!("\n  could not be undone: {error:#}"));
+            let rest: String = rest.collect();
+            return Err(error.context(if rest.is_empty() {
+                "nothing was loaded; the machine is as it was".to_owned()
+            } else {
+                format!("nothing was loaded, but not everything is as it was:{rest}")
+            }));
+        }
+    };
+    undo.keep();
+    interrupts.thread_unblock().context("cannot allow interrupts again")?;
+    report(out, &state, &compiled, memory)
+}
+
+/// The configuration and its path; without a file there are no rules.
+fn configuration(options: &Load) -> Result<(Draft, Option<PathBuf>)> {
+    let default = Path::new(DEFAULT_CONFIG);
+    let path = match &options.config {
+        Some(path) => path,
+        None if default.exists() => default,
+        None => return Ok((Draft::read(DEFAULT_CONFIG, ""), None)),
+    };
+    let absolute = fs::canonicalize(path).ok();
+    Ok((read_config(path)?, absolute.or_else(|| Some(path.to_owned()))))
+}
+
+/// What was typed has precedence over the file.
+fn override_config(config: &mut Config, options: &Load) {
+    if !options.iface.is_empty() {
+        config.interfaces = options.iface.iter().map(|name| crate::config::Placed::nowhere(name.clone())).collect();
+    }
+    config.mode = options.mode.unwrap_or(config.mode);
+    config.log = options.log.unwrap_or(config.log);
+}
+
+/// The interfaces to serve, each once.
+fn chosen(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
+    if config.interfaces.is_empty() {
+        return Err(invalid(format!(
+            "no interface to serve: give --iface NAME, or `interfaces` in the configuration ({})",
+            there_are(links)
+        )));
+    }
+    let mut chosen: Vec<Link> = Vec::new();
+    for name in &config.interfaces {
+        let Some(link) = links.iter().find(|link| link.interface.name == name.value) else {
+            return Err(invalid(format!("no such interface: {} ({})", name.value, there_are(links))));
+        };
+        if !chosen.contains(link) {
+            chosen.push(link.clone());
+        }
+    }
+    Ok(chosen)
+}
+
+fn there_are(links: &[Link]) -> String {
+    let names: Vec<&str> = links.iter().map(|link| link.interface.name.as_str()).collect();
+    format!("there are: {}", names.join(", "))
+}
+
+fn refuse_if_loaded(pins: &Path, file: &StateFile) -> Result<()> {
+    let option = pins_option(pins);
+    let has_pins = fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_some());
+    match file.read()? {
+        Some(state) if has_pins => {
+            let names: Vec<&str> = state.interfaces.iter().map(|one| one.name.as_str()).collect();
+            if let Some(mismatch) = layout::compare(pins)? {
+                bail!(
+                    "forwarder {} is loaded, whose maps differ from this version's ({mismatch}); first: forwarder{option} unload",
+                    state.program
+                );
+            }
+            bail!(
+                "already loaded on {}; for changed rules: forwarder{option} reload; for other interfaces or modes: \
+                 forwarder{option} unload, then load",
+                names.join(", ")
+            );
+        }
+        None if has_pins => match layout::compare(pins) {
+            Ok(Some(mismatch)) => bail!(
+                "{} has pins that this version cannot use: {mismatch}; to remove them: forwarder{option} unload --force",
+                pins.display()
+            ),
+            _ => bail!(
+                "{} has pins of a load that did not finish; to remove them: forwarder{option} unload --force",
+                pins.display()
+            ),
+        },
+        Some(_) => bail!(
+            "{} says that an instance is loaded, but its pins are gone; to forget it: forwarder{option} unload --force",
+            file.path().display()
+        ),
+        None => Ok(()),
+    }
+}
+
+/// XDP takes one program for each interface and ours does not push others out.
+fn refuse_other_xdp(config: &Config, links: &[Link]) -> Result<()> {
+    for link in links {
+        let Some(program) = link.xdp_program else { continue };
+        if choose(config.mode, link).mode == Mode::Tc {
+            continue;
+        }
+        let name = &link.interface.name;
+        let whose = attach::program_name(program).map_or_else(String::new, |name| format!(" \"{name}\""));
+        bail!(
+            "{name} has an XDP program already:{whose} (id {program}); remove it (ip link set {name} xdp off, or \
+             whatever put it there), or load with --mode tc"
+        );
+    }
+    Ok(())
+}
+
+fn choose(requested: Mode, link: &Link) -> Choice {
+    let driver = ethtool::driver(&link.interface.name);
+    let facts = Facts {
+        kind: link.kind.as_deref(),
+        driver: driver.as_deref(),
+        has_link_header: link.interface.has_link_header,
+    };
+    mode::choose(requested, facts)
+}
+
+/// The part of loading that changes the machine.
+struct Loading<'a> {
+    pins: &'a Path,
+    links: &'a [Link],
+    headerless: &'a [u32],
+    compiled: &'a Compiled,
+    no_tcx: bool,
+}
+
+impl Loading<'_> {
+    fn run(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
+        self.make_pins(state, undo)?;
+        let mut programs = self.load_programs(state)?;
+        self.write_rules(state)?;
+        sysctl::enable_forwarding(|changed| {
+            let old = changed.clone();
+            undo.push("restoring a setting", move || sysctl::restore(&old));
+            state.sysctls.push(changed);
+        })?;
+        if let Some(bpf) = programs.first_mut() {
+            load::start_sweep(bpf)?;
+        }
+        let tcx = !self.no_tcx && features::has_tcx();
+        for ((slot, link), bpf) in (0..).zip(self.links).zip(&mut programs) {
+            state.interfaces.push(self.attach_tc(bpf, slot, link, tcx, undo)?);
+        }
+        // TC is complete by itself, so XDP comes second: no packet finds a fast path without it.
+        let requested = state.config.mode;
+        for ((link, bpf), attached) in self.links.iter().zip(&mut programs).zip(&mut state.interfaces) {
+            self.attach_xdp(bpf, link, requested, attached, undo)?;
+        }
+        let native = state.interfaces.iter().filter(|one| one.mode == Mode::Native);
+        interfaces::write(self.pins, self.headerless, native.map(|one| one.index))
+    }
+
+    fn make_pins(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
+        state.mounted_bpffs = bpffs::ensure(self.pins)?;
+        if state.mounted_bpffs {
+            undo.push("unmounting the BPF file system", bpffs::unmount);
+        }
+        let pins = self.pins.to_owned();
+        undo.push("removing the pins", move || attach::remove_pins(&pins));
+        attach::make_directories(self.pins)
+    }
+
+    /// Loads every program of every interface, before any is attached: the verifier has its say first.
+    fn load_programs(&self, state: &State) -> Result<Vec<load::Ebpf>> {
+        let sizes = tables::map_sizes(&self.compiled.sizes);
+        let log_level = state.config.log as u8;
+        let mut programs = Vec::new();
+        for (slot, link) in (0..).zip(self.links) {
+            let mac = link.interface.mac.unwrap_or_default();
+            let mut bpf = load::open(self.pins, &sizes, Globals { slot, mac, log_level, record: false })?;
+            let tc = if link.interface.has_link_header { load::TC } else { load::TC_L3 };
+            attach::pin_program(load::classifier(&mut bpf, tc)?, self.pins, "tc", slot)?;
+            if choose(state.config.mode, link).mode != Mode::Tc {
+                attach::pin_program(load::xdp(&mut bpf)?, self.pins, "xdp", slot)?;
+            }
+            if slot == 0 {
+                load::fill_free_slots(&mut bpf, self.compiled.sizes.flows)?;
+            }
+            programs.push(bpf);
+        }
+        Ok(programs)
+    }
+
+    /// Fills the empty tables; nothing is attached yet that could read them.
+    fn write_rules(&self, state: &mut State) -> Result<()> {
+        let mut tables = Tables::open(self.pins)?;
+        tables.initialise(&self.compiled.settings)?;
+        let running = Running {
+            generation: 0,
+            settings: self.compiled.settings,
+            counters: BTreeMap::new(),
+            sizes: tables.sizes(),
+            v4: RunningTables::default(),
+            v6: RunningTables::default(),
+        };
+        let plan = reconcile::plan(&running, self.compiled)?;
+        tables.execute(&plan.operations)?;
+        state.counters = plan.counters;
+        Ok(())
+    }
+
+    fn attach_tc(
+        &self,
+        bpf: &mut load::Ebpf,
+        slot: u32,
+        link: &Link,
+        tcx: bool,
+        undo: &mut Undo<'_>,
+    ) -> Result<AttachedInterface> {
+        let name = &link.interface.name;
+        let program = if link.interface.has_link_header { load::TC } else { load::TC_L3 };
+        let tc = attach::tc(load::loaded_classifier(bpf, program)?, name, tcx, slot, self.pins)?;
+        let attached = AttachedInterface {
+            name: name.clone(),
+            index: link.interface.index,
+            mac: link.interface.mac,
+            slot,
+            mode: Mode::Tc,
+            why: String::new(),
+            tc,
+            vlan_stripping_off: false,
+        };
+        if let TcAttachment::Clsact { .. } = tc {
+            let attached = attached.clone();
+            undo.push(format!("removing the TC filter of {name}"), move || super::unload::remove_filter(&attached));
+        }
+        Ok(attached)
+    }
+
+    /// Attaches XDP where the mode has it. A driver's refusal is an error, except that `auto` then uses TC.
+    fn attach_xdp(
+        &self,
+        bpf: &mut load::Ebpf,
+        link: &Link,
+        requested: Mode,
+        attached: &mut AttachedInterface,
+        undo: &mut Undo<'_>,
+    ) -> Result<()> {
+        let Choice { mode, why } = choose(requested, link);
+        attached.why = why;
+        let kind = match mode {
+            Mode::Native => XdpKind::Native,
+            Mode::Generic => XdpKind::Generic,
+            Mode::Tc | Mode::Auto => return Ok(()),
+        };
+        let name = &link.interface.name;
+        // A NIC that takes VLAN tags out would show XDP the packets of every VLAN as its own.
+        if kind == XdpKind::Native && ethtool::strips_vlan_tags(name) {
+            match ethtool::set_vlan_stripping(name, false) {
+                Ok(()) => {
+                    attached.vlan_stripping_off = true;
+                    let name = name.clone();
+                    undo.push(format!("switching rx-vlan-offload of {name} on again"), move || {
+                        ethtool::set_vlan_stripping(&name, true)
+                    });
+                }
+                Err(error) => {
+                    let error = error.context(format!(
+                        "{name} takes VLAN tags out of packets before XDP sees them, and packets of its VLANs would be                          taken for its own"
+                    ));
+                    return fall_back(error, requested, attached);
+                }
+            }
+        }
+        let program = load::loaded_xdp(bpf)?;
+        match attach::xdp(program, name, link.interface.index, kind, attached.slot, self.pins) {
+            Ok(()) => attached.mode = mode,
+            Err(error) => {
+                if std::mem::take(&mut attached.vlan_stripping_off) {
+                    ethtool::set_vlan_stripping(name, true)?;
+                }
+                return fall_back(error, requested, attached);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fall_back(error: anyhow::Error, requested: Mode, attached: &mut AttachedInterface) -> Result<()> {
+    if requested != Mode::Auto {
+        return Err(error);
+    }
+    attached.why = format!("native XDP does not work: {error:#}");
+    Ok(())
+}
+
+fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) -> Result<()> {
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    writeln!(
+        out,
+        "forwarder {} is loaded: {} on {}, {} of kernel memory",
+        state.program,
+        count(state.rules.len(), "rule"),
+        count(state.interfaces.len(), "interface"),
+        table::bytes(memory)
+    )?;
+    for interface in &state.interfaces {
+        writeln!(out, "  {}: {}, {}", interface.name, mode_in_words(interface.mode), interface.why)?;
+    }
+    for rule in &state.rules {
+        let keeps = match &rule.why_not_stateless {
+            None => "stateless".to_owned(),
+            Some(why) => format!("keeps flows: {why}"),
+        };
+        let listen = rule.listen.join(", ");
+        writeln!(out, "  {}: {listen} -> {} ({}; {keeps})", rule.name, rule.to, rule.source)?;
+    }
+    if state.rules.is_empty() {
+        writeln!(out, "There are no rules yet, so nothing is forwarded; try: forwarder add --help")?;
+    }
+    for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {
+        writeln!(out, "Warning: {sentence}")?;
+    }
+    writeln!(
+        out,
+        "Forwarded packets skip this machine's firewall: rules of nftables, iptables, ufw and Docker do not see them.          Restrict clients with `allow` in the rules."
+    )?;
+    Ok(())
+}
+
+/// The mode of an interface, for people.
+pub fn mode_in_words(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => "native XDP and TC",
+        Mode::Generic => "generic XDP and TC",
+        Mode::Tc | Mode::Auto => "TC",
+    }
+}

@@ -1,0 +1,202 @@
+//! The commands, one file each: from what was typed to what is printed.
+
+pub mod add;
+pub mod check;
+pub mod flows;
+pub mod guard;
+pub mod list;
+pub mod load;
+pub mod log;
+pub mod reload;
+pub mod remove;
+pub mod stats;
+pub mod status;
+pub mod table;
+pub mod unload;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+
+use crate::{
+    bpf::layout,
+    config::{Config, Diagnostics, Draft},
+    reconcile::DoesNotFit,
+    state::{DIRECTORY, State, StateFile},
+};
+
+/// What was typed or configured cannot be done: exit status 2.
+#[derive(Debug)]
+pub struct InvalidInput(String);
+
+impl fmt::Display for InvalidInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidInput {}
+
+/// An error about the input; exit status 2.
+pub fn invalid(what: impl Into<String>) -> Error {
+    InvalidInput(what.into()).into()
+}
+
+/// The exit status for an error: 2 when the input was wrong, else 1.
+pub fn exit_status(error: &Error) -> u8 {
+    let input = error.is::<InvalidInput>() || error.is::<Diagnostics>() || error.is::<DoesNotFit>();
+    if input { 2 } else { 1 }
+}
+
+/// An error as it is printed: what was being done, down to what stood in the way.
+pub fn describe_error(error: &Error) -> String {
+    // Problems of a configuration start with their places, as compilers and editors like it.
+    if error.is::<Diagnostics>() { format!("{error:#}") } else { format!("forwarder: {error:#}") }
+}
+
+/// Whether the error is only that nobody reads our output any more (`forwarder flows | head`).
+pub fn is_broken_pipe(error: &Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A loaded instance.
+#[derive(Debug)]
+pub struct Instance {
+    /// Where it is pinned.
+    pub pins: PathBuf,
+    /// Where its state is.
+    pub file: StateFile,
+    /// Its state.
+    pub state: State,
+}
+
+impl Instance {
+    /// The instance pinned in `pins`, with maps that this program understands.
+    pub fn open(pins: &Path) -> Result<Self> {
+        let file = StateFile::of(pins);
+        let Some(state) = file.read()? else {
+            if pins.exists() {
+                bail!(
+                    "the load into {} did not finish, or {} was deleted; try: forwarder{} unload --force",
+                    pins.display(),
+                    file.path().display(),
+                    pins_option(pins)
+                );
+            }
+            bail!("{}", not_loaded(pins));
+        };
+        if !pins.exists() {
+            bail!(
+                "the pins {} are gone, though {} says they were loaded; this mount namespace may not see them. \
+                 If they are really gone: forwarder{} unload --force, then load again",
+                pins.display(),
+                file.path().display(),
+                pins_option(pins)
+            );
+        }
+        if let Some(mismatch) = layout::compare(pins)? {
+            bail!(
+                "{} was loaded by forwarder {}, this is {}, and the maps differ: {mismatch}; unload with the version \
+                 that loaded it, or with forwarder{} unload --force",
+                pins.display(),
+                state.program,
+                env!("CARGO_PKG_VERSION"),
+                pins_option(pins)
+            );
+        }
+        Ok(Self { pins: pins.to_owned(), file, state })
+    }
+
+    /// Fails when this process is in another network namespace than the instance.
+    pub fn must_be_here(&self) -> Result<()> {
+        if self.state.is_here()? {
+            return Ok(());
+        }
+        bail!(
+            "{} was loaded in another network namespace; enter it: nsenter --net=/run/netns/NAME forwarder ...",
+            self.pins.display()
+        );
+    }
+}
+
+/// What to say when nothing is loaded, and what is loaded elsewhere.
+fn not_loaded(pins: &Path) -> String {
+    let others: Vec<String> = fs::read_dir(DIRECTORY)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
+        .collect();
+    let mut text =
+        format!("not loaded: nothing is pinned in {}; start with: forwarder load --iface NAME", pins.display());
+    if !others.is_empty() {
+        text += &format!(" (loaded with other --pins: {})", others.join(", "));
+    }
+    text
+}
+
+/// The option to repeat in advice; empty for the default.
+fn pins_option(pins: &Path) -> String {
+    if pins == Path::new(crate::cli::DEFAULT_PINS) { String::new() } else { format!(" --pins {}", pins.display()) }
+}
+
+/// Reads a configuration file; a missing file is wrong input.
+pub fn read_config(path: &Path) -> Result<Draft> {
+    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => invalid(format!("there is no {}; is the path right?", path.display())),
+        io::ErrorKind::InvalidData => invalid(format!("{} is not UTF-8 text", path.display())),
+        io::ErrorKind::IsADirectory => invalid(format!("{} is a directory, not a file", path.display())),
+        _ => anyhow!(error).context(format!("cannot read {}", path.display())),
+    })?;
+    Ok(Draft::read(&path.to_string_lossy(), &text))
+}
+
+/// Fails with one sentence when the process may not do what every changing command does.
+pub fn require_privileges() -> Result<()> {
+    /// `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` of linux/capability.h.
+    const NEEDED: [u32; 2] = [12, 21];
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok())
+        .unwrap_or(0);
+    if NEEDED.iter().all(|capability| effective & (1 << capability) != 0) {
+        return Ok(());
+    }
+    bail!("this needs root (the capabilities CAP_NET_ADMIN and CAP_SYS_ADMIN); try: sudo forwarder ...");
+}
+
+/// As [`require_privileges`], for commands that only read maps.
+pub fn require_reading() -> Result<()> {
+    require_privileges()
+}
+
+/// Prints what reading or compiling had to say short of errors.
+pub fn print_warnings(warnings: &Diagnostics) {
+    for warning in warnings.iter() {
+        eprintln!("{warning}");
+    }
+}
+
+/// What `list` and the state say about the rules of a configuration on this machine.
+pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Vec<crate::state::RuleState> {
+    config
+        .forwards
+        .iter()
+        .zip(&compiled.rules)
+        .map(|(forward, summary)| crate::state::RuleState {
+            name: forward.name.value.clone(),
+            listen: summary.listens.iter().map(ToString::to_string).collect(),
+            protocol: forward.protocol.iter().flatten().map(|protocol| protocol.value.to_string()).collect(),
+            to: forward.to.value.to_string(),
+            source: forward.source.value.to_string(),
+            allow: forward.allow.iter().map(|prefix| prefix.value.to_string()).collect(),
+            stateless: summary.stateless.is_ok(),
+            why_not_stateless: summary.stateless.clone().err(),
+        })
+        .collect()
+}

@@ -1,0 +1,237 @@
+//! `status`: whether everything is still in place, and how full it is.
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Result;
+use forwarder_common::verdict::{Kind, Outcome};
+use serde::Serialize;
+
+use super::{Instance, load::mode_in_words, require_reading, table};
+use crate::{
+    bpf::{
+        attach::{self, TcAttachment},
+        counters::Counters,
+        flows, load,
+        tables::Tables,
+    },
+    cli::{Format, Show},
+    config::Mode,
+    machine::netlink::{Link, Netlink},
+    state::AttachedInterface,
+};
+
+#[derive(Serialize)]
+struct Status {
+    version: String,
+    loaded_by: String,
+    uptime_seconds: u64,
+    pins: String,
+    config: Option<String>,
+    log: String,
+    generation: u32,
+    /// Whether this process sees the instance's interfaces.
+    same_network_namespace: bool,
+    memory_bytes: u64,
+    interfaces: Vec<InterfaceStatus>,
+    rules: u64,
+    tables: Vec<TableStatus>,
+}
+
+#[derive(Serialize)]
+struct InterfaceStatus {
+    name: String,
+    index: u32,
+    mode: Mode,
+    why: String,
+    /// None where the interfaces cannot be seen from here.
+    present: Option<bool>,
+    up: Option<bool>,
+    attached: Option<bool>,
+    tc: TcAttachment,
+    vlan_stripping_off: bool,
+    forwarded: u64,
+    dropped: u64,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct TableStatus {
+    table: &'static str,
+    used: u64,
+    limit: u64,
+}
+
+/// Runs the command.
+pub async fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
+    require_reading()?;
+    let instance = Instance::open(pins)?;
+    let status = collect(&instance).await?;
+    match options.format {
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
+        Format::Table => print(&status, out)?,
+    }
+    Ok(())
+}
+
+async fn collect(instance: &Instance) -> Result<Status> {
+    let state = &instance.state;
+    let here = state.is_here()?;
+    let netlink = Netlink::connect()?;
+    let links = if here { Some(netlink.links().await?) } else { None };
+    let counters = Counters::open(&instance.pins)?;
+    let tables = Tables::open(&instance.pins)?;
+    let mut interfaces = Vec::new();
+    for attached in &state.interfaces {
+        interfaces.push(interface(instance, attached, &netlink, links.as_deref(), &counters).await?);
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        loaded_by: state.program.clone(),
+        uptime_seconds: now.as_secs().saturating_sub(state.loaded_at),
+        pins: instance.pins.display().to_string(),
+        config: state.config_path.as_ref().map(|path| path.display().to_string()),
+        log: state.config.log.to_string(),
+        generation: tables.settings()?.generation,
+        same_network_namespace: here,
+        memory_bytes: load::memory(&instance.pins)?,
+        interfaces,
+        rules: state.rules.len() as u64,
+        tables: fill(instance, &tables)?,
+    })
+}
+
+async fn interface(
+    instance: &Instance,
+    attached: &AttachedInterface,
+    netlink: &Netlink,
+    links: Option<&[Link]>,
+    counters: &Counters,
+) -> Result<InterfaceStatus> {
+    let all = counters.interface(attached.slot)?;
+    let sum = |kind: Kind| -> u64 {
+        let of = |counts: &[u64]| -> u64 {
+            let pairs = Outcome::ALL.iter().zip(counts);
+            pairs.filter(|(outcome, _)| outcome.kind() == kind).map(|(_, count)| *count).sum()
+        };
+        of(&all.xdp) + of(&all.tc)
+    };
+    let mut status = InterfaceStatus {
+        name: attached.name.clone(),
+        index: attached.index,
+        mode: attached.mode,
+        why: attached.why.clone(),
+        present: None,
+        up: None,
+        attached: None,
+        tc: attached.tc,
+        vlan_stripping_off: attached.vlan_stripping_off,
+        forwarded: sum(Kind::Forward),
+        dropped: sum(Kind::Drop),
+        problems: Vec::new(),
+    };
+    let Some(links) = links else { return Ok(status) };
+    let link = links.iter().find(|link| link.interface.index == attached.index);
+    status.present = Some(link.is_some());
+    let Some(link) = link else {
+        status.attached = Some(false);
+        status.problems.push("the interface is gone; unload and load when it is back".to_owned());
+        return Ok(status);
+    };
+    // The kernel's name for it now: an interface can be renamed.
+    status.name.clone_from(&link.interface.name);
+    status.up = Some(link.interface.up);
+    if !link.interface.up {
+        status.problems.push("the interface is down".to_owned());
+    }
+    if attached.mode != Mode::Tc {
+        let ours = attach::pinned_program(&instance.pins, &format!("xdp_{}", attached.slot))?;
+        match link.xdp_program {
+            Some(program) if program == ours => {}
+            Some(_) => status.problems.push("another XDP program has taken the place of ours".to_owned()),
+            None => status.problems.push("the XDP program is not attached any more".to_owned()),
+        }
+    }
+    let ours = attach::pinned_program(&instance.pins, &format!("tc_{}", attached.slot))?;
+    let on_tc = match attached.tc {
+        TcAttachment::Tcx => attach::is_attached_by_tcx(&link.interface.name, ours),
+        TcAttachment::Clsact { .. } => netlink.has_ingress_filter(attached.index, attach::PRIORITY).await?,
+    };
+    if !on_tc {
+        status.problems.push("the TC program is not attached any more".to_owned());
+    }
+    if link.interface.mac != attached.mac {
+        status.problems.push("its MAC address changed since load; unload and load".to_owned());
+    }
+    status.attached = Some(on_tc && !status.problems.iter().any(|problem| problem.contains("XDP")));
+    Ok(status)
+}
+
+fn fill(instance: &Instance, tables: &Tables) -> Result<Vec<TableStatus>> {
+    let names = ["IPv4 established flows", "IPv4 new flows", "IPv6 established flows", "IPv6 new flows"];
+    let flows = flows::fill(&instance.pins)?;
+    let sizes = tables.sizes();
+    let mut rows: Vec<TableStatus> = names
+        .into_iter()
+        .zip(flows)
+        .map(|(table, fill)| TableStatus { table, used: fill.flows.into(), limit: fill.limit.into() })
+        .collect();
+    // Each family has a table of its own; the limit is that of each.
+    let [v4, v6] = tables.count();
+    for (table, used, limit) in [
+        ("IPv4 exact endpoints", v4.endpoints, sizes.endpoints),
+        ("IPv4 ranges and addresses", v4.ranges, sizes.ranges),
+        ("IPv6 exact endpoints", v6.endpoints, sizes.endpoints),
+        ("IPv6 ranges and addresses", v6.ranges, sizes.ranges),
+    ] {
+        rows.push(TableStatus { table, used, limit: limit.into() });
+    }
+    Ok(rows)
+}
+
+fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
+    let uptime = table::duration(Duration::from_secs(status.uptime_seconds));
+    writeln!(
+        out,
+        "forwarder {} is loaded since {uptime}, {} of kernel memory, log {}",
+        status.loaded_by,
+        table::bytes(status.memory_bytes),
+        status.log
+    )?;
+    writeln!(out, "configuration: {}", status.config.as_deref().unwrap_or("none"))?;
+    if !status.same_network_namespace {
+        writeln!(
+            out,
+            "It works in another network namespace: whether its interfaces are in order is not visible from here."
+        )?;
+    }
+    writeln!(out)?;
+    let mut interfaces = table::table(["INTERFACE", "MODE", "STATE", "FORWARDED", "DROPPED", "WHY THIS MODE"]);
+    for one in &status.interfaces {
+        let state = match one.attached {
+            None => "not visible from here".to_owned(),
+            Some(true) if one.problems.is_empty() => "attached".to_owned(),
+            Some(_) => one.problems.join("\n"),
+        };
+        interfaces.add_row([
+            one.name.clone(),
+            mode_in_words(one.mode).to_owned(),
+            state,
+            one.forwarded.to_string(),
+            one.dropped.to_string(),
+            one.why.clone(),
+        ]);
+    }
+    writeln!(out, "{}", table::text(&interfaces))?;
+    let mut tables = table::table(["TABLE", "USED", "ROOM"]);
+    tables.add_row(["rules".to_owned(), status.rules.to_string(), String::new()]);
+    for row in &status.tables {
+        tables.add_row([row.table.to_owned(), row.used.to_string(), row.limit.to_string()]);
+    }
+    write!(out, "{}", table::text(&tables))?;
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! What the kernel says about interfaces, addresses, routes and rules, asked over rtnetlink.
+//!
+//! Never from `/sys/class/net`: that shows the network namespace `/sys` was mounted in, not the one we are in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+};
+
+use anyhow::{Context as _, Result};
+use futures_util::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::{
+    Handle, IpVersion, RouteMessageBuilder,
+    packet_route::{
+        address::AddressAttribute,
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
+        route::{RouteAddress, RouteAttribute},
+        rule::{RuleAttribute, RuleMessage},
+        tc::{TcAttribute, TcHandle},
+    },
+};
+
+use super::{Interface, Machine};
+
+/// An interface as far as attaching to it is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// What rules and routes need to know.
+    pub interface: Interface,
+    /// What made it, for interfaces that are not hardware: `veth`, `bridge`, `wireguard`, `tun`.
+    pub kind: Option<String>,
+    /// The id of the XDP program attached to it, whoever attached it.
+    pub xdp_program: Option<u32>,
+    /// Queues for receiving; the interface of a bond or a bridge has one.
+    pub receive_queues: u32,
+}
+
+/// A connection to rtnetlink in the network namespace of the calling process.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a connection; it is served by a task of the running tokio runtime.
+    pub fn connect() -> Result<Self> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket to the kernel's routing")?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All interfaces of the network namespace with their addresses, ordered by index.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let mut links: Vec<Link> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .map_ok(|message| link(&message))
+            .try_collect()
+            .await
+            .context("cannot list the network interfaces over netlink")?;
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) =
+            addresses.try_next().await.context("cannot list the addresses of the interfaces over netlink")?
+        {
+            let index = message.header.index;
+            let address = local_address(&message.attributes)
+                .and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
+            let link = links.iter_mut().find(|link| link.interface.index == index);
+            if let (Some(address), Some(link)) = (address, link) {
+                link.interface.addresses.push(address);
+            }
+        }
+        links.sort_by_key(|link| link.interface.index);
+        Ok(links)
+    }
+
+    /// The machine as rules see it, and its interfaces as attaching sees them; `backends` are what the routing is
+    /// asked about.
+    pub async fn machine(&self, backends: &BTreeSet<IpAddr>) -> Result<(Machine, Vec<Link>)> {
+        let links = self.links().await?;
+        let mut sources = BTreeMap::new();
+        for backend in backends {
+            if let Some(source) = self.preferred_source(*backend).await? {
+                sources.insert(*backend, source);
+            }
+        }
+        let machine = Machine {
+            interfaces: links.iter().map(|link| link.interface.clone()).collect(),
+            local_port_range: local_port_range()?,
+            source_rules: self.has_source_rules().await?,
+            sources,
+        };
+        Ok((machine, links))
+    }
+
+    /// Whether a routing rule (`ip rule`) looks at a packet's source.
+    pub async fn has_source_rules(&self) -> Result<bool> {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let rules: Result<Vec<RuleMessage>, _> =
+                self.handle.rule().get(version.clone()).execute().try_collect().await;
+            match rules {
+                Ok(rules) if rules.iter().any(looks_at_source) => return Ok(true),
+                Ok(_) => {}
+                // A kernel without policy routing, or without IPv6, has no rules to list.
+                Err(rtnetlink::Error::NetlinkError(_)) => {}
+                Err(error) => {
+                    return Err(error).context("cannot list the routing rules over netlink");
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The source address the kernel would choose towards `destination`; `None` without a route.
+    pub async fn preferred_source(&self, destination: IpAddr) -> Result<Option<IpAddr>> {
+        let request = match destination {
+            IpAddr::V4(address) => {
+                RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(address, 32).build()
+            }
+            IpAddr::V6(address) => {
+                RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(address, 128).build()
+            }
+        };
+        match self.handle.route().get(request).execute().try_next().await {
+            Ok(Some(route)) => Ok(route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+                _ => None,
+            })),
+            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot ask for the route to {destination}")),
+        }
+    }
+
+    /// Whether the interface has a `clsact` qdisc, the old way to attach TC programs.
+    pub async fn has_clsact(&self, index: u32) -> Result<bool> {
+        let index = i32::try_from(index).context("an interface index above 2^31")?;
+        let mut qdiscs = self.handle.qdisc().get().index(index).ingress().execute();
+        while let Some(qdisc) = qdiscs.try_next().await.context("cannot list qdiscs over netlink")? {
+            let is_clsact = qdisc
+                .attributes
+                .iter()
+                .any(|attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "clsact"));
+            if qdisc.header.index == index && is_clsact {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether any filter hangs on the `clsact` qdisc of the interface, in either direction.
+    pub async fn has_clsact_filters(&self, index: u32) -> Result<bool> {
+        let index = i32::try_from(index).context("an interface index above 2^31")?;
+        let filters = || self.handle.traffic_filter(index);
+        for request in [filters().get().ingress(), filters().get().egress()] {
+            let found = request.execute().try_next().await;
+            if found.context("cannot list traffic control filters over netlink")?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a filter of this priority hangs on the ingress of the interface.
+    pub async fn has_ingress_filter(&self, index: u32, priority: u16) -> Result<bool> {
+        let index = i32::try_from(index).context("an interface index above 2^31")?;
+        let filters: Vec<_> = self
+            .handle
+            .traffic_filter(index)
+            .get()
+            .ingress()
+            .execute()
+            .try_collect()
+            .await
+            .context("cannot list traffic control filters over netlink")?;
+        // The upper half of `tcm_info` is the priority, the lower the protocol.
+        Ok(filters.iter().any(|filter| filter.header.info >> 16 == u32::from(priority)))
+    }
+
+    /// Removes the `clsact` qdisc of the interface, with every filter on it.
+    pub async fn remove_clsact(&self, index: u32) -> Result<()> {
+        let index = i32::try_from(index).context("an interface index above 2^31")?;
+        let mut request = self.handle.qdisc().del(index);
+        let message = request.message_mut();
+        message.header.parent = TcHandle::CLSACT;
+        message.header.handle = TcHandle { major: 0xffff, minor: 0 };
+        request.execute().await.context("cannot remove the clsact qdisc")
+    }
+}
+
+fn link(message: &LinkMessage) -> Link {
+    // A header of 14 bytes; everything else (tun, WireGuard, PPP, IP tunnels) delivers bare IP packets.
+    let has_link_header = matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
+    let mut link = Link {
+        interface: Interface {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            has_link_header,
+            up: message.header.flags.contains(LinkFlags::Up),
+            addresses: Vec::new(),
+        },
+        kind: None,
+        xdp_program: None,
+        receive_queues: 1,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.interface.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.interface.mtu = *mtu,
+            LinkAttribute::NumRxQueues(queues) => link.receive_queues = *queues,
+            LinkAttribute::Address(address) if has_link_header => {
+                link.interface.mac = address.as_slice().try_into().ok();
+            }
+            LinkAttribute::LinkInfo(info) => {
+                link.kind = info.iter().find_map(|info| match info {
+                    LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind.clone()),
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            LinkAttribute::Xdp(xdp) => {
+                link.xdp_program = xdp.iter().find_map(|xdp| match xdp {
+                    LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
+                        Some(*id)
+                    }
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// The interface's own address: on point-to-point links `Address` is the peer's.
+fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+    let mut peer_or_own = None;
+    for attribute in attributes {
+        match attribute {
+            AddressAttribute::Local(address) => return Some(*address),
+            AddressAttribute::Address(address) => peer_or_own = Some(*address),
+            _ => {}
+        }
+    }
+    peer_or_own
+}
+
+fn looks_at_source(rule: &RuleMessage) -> bool {
+    rule.header.src_len > 0 || rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::Source(_)))
+}
+
+/// `net.ipv4.ip_local_port_range` of our network namespace; IPv6 uses it too.
+fn local_port_range() -> Result<(u16, u16)> {
+    const FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    let text = fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
+    let mut words = text.split_whitespace().map(str::parse);
+    match (words.next(), words.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
+        _ => anyhow::bail!("{FILE} says {text:?}, not two ports"),
+    }
+}
+
+/// Removes the `clsact` qdisc of an interface unless somebody's filter hangs on it.
+///
+/// Does not need the caller's runtime, so that it can run while something is undone.
+pub fn remove_unused_clsact(index: u32) -> Result<()> {
+    let remove = move || -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot wait for netlink")?;
+        runtime.block_on(async {
+            let netlink = Netlink::connect()?;
+            if netlink.has_clsact(index).await? && !netlink.has_clsact_filters(index).await? {
+                netlink.remove_clsact(index).await?;
+            }
+            Ok(())
+        })
+    };
+    // A thread is in the network namespace of the one that made it.
+    std::thread::spawn(remove).join().unwrap_or_else(|_| anyhow::bail!("the qdisc's removal failed"))
+}

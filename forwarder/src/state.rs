@@ -1,0 +1,269 @@
+//! What an instance has to remember that the kernel does not: `/run/forwarder/NAME.json`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bpf::attach::TcAttachment,
+    config::{Config, Mode},
+};
+
+/// Where state files are. Like the pins, it does not survive a restart of the machine.
+pub const DIRECTORY: &str = "/run/forwarder";
+/// The version of the file's format.
+const FORMAT: u32 = 1;
+
+/// A loaded instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The version of this format.
+    pub format: u32,
+    /// The version of the program that loaded it.
+    pub program: String,
+    /// Seconds since 1970.
+    pub loaded_at: u64,
+    /// Where its maps and links are pinned.
+    pub pins: PathBuf,
+    /// The file it was configured from; none without one.
+    pub config_path: Option<PathBuf>,
+    /// The rules that run, those added since included.
+    pub config: Config,
+    /// What `list` says about each rule.
+    pub rules: Vec<RuleState>,
+    /// Where its programs hang.
+    pub interfaces: Vec<AttachedInterface>,
+    /// Which counter each rule has.
+    pub counters: BTreeMap<String, u32>,
+    /// Settings of the machine that `load` changed.
+    pub sysctls: Vec<ChangedSysctl>,
+    /// The network namespace it works in: the device and inode of its file.
+    pub network_namespace: (u64, u64),
+    /// Whether `load` mounted the BPF file system.
+    pub mounted_bpffs: bool,
+}
+
+/// A rule as `list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleState {
+    /// Its name.
+    pub name: String,
+    /// What it answers for, as on this machine.
+    pub listen: Vec<String>,
+    /// Its protocols; empty for the default.
+    pub protocol: Vec<String>,
+    /// Its backend.
+    pub to: String,
+    /// What the backend sees.
+    pub source: String,
+    /// Its clients; empty for everyone.
+    pub allow: Vec<String>,
+    /// Whether it keeps no flows.
+    pub stateless: bool,
+    /// Why it has to keep flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not_stateless: Option<String>,
+}
+
+/// An interface that programs hang on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedInterface {
+    /// Its name at load.
+    pub name: String,
+    /// The kernel's index, which outlives a new name.
+    pub index: u32,
+    /// Its Ethernet address at load, which the programs compare with; none without a link header.
+    pub mac: Option<[u8; 6]>,
+    /// Its slot in the interface counters and in the names of pins.
+    pub slot: u32,
+    /// The mode in use, never `auto`.
+    pub mode: Mode,
+    /// Why this one.
+    pub why: String,
+    /// How the TC program hangs on it.
+    pub tc: TcAttachment,
+    /// Whether `load` switched the removal of VLAN tags off.
+    pub vlan_stripping_off: bool,
+}
+
+/// A value below `/proc/sys` that `load` changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedSysctl {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it was.
+    pub old: String,
+}
+
+/// The files of the instance with these pins; commands that change it hold the lock.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+/// Held while a command changes an instance.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl State {
+    /// A new instance, loaded now by this program.
+    pub fn new(pins: &Path, config: Config) -> Result<Self> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            format: FORMAT,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            loaded_at: now.as_secs(),
+            pins: pins.to_owned(),
+            config_path: None,
+            config,
+            rules: Vec::new(),
+            interfaces: Vec::new(),
+            counters: BTreeMap::new(),
+            sysctls: Vec::new(),
+            network_namespace: network_namespace()?,
+            mounted_bpffs: false,
+        })
+    }
+
+    /// Whether this process is in the network namespace that the instance works in.
+    pub fn is_here(&self) -> Result<bool> {
+        Ok(self.network_namespace == network_namespace()?)
+    }
+}
+
+/// The network namespace of this process: the device and inode of its file.
+fn network_namespace() -> Result<(u64, u64)> {
+    let file = fs::metadata("/proc/self/ns/net").context("cannot look at /proc/self/ns/net; is /proc mounted?")?;
+    Ok((file.dev(), file.ino()))
+}
+
+impl StateFile {
+    /// The state of the instance pinned in `pins`.
+    pub fn of(pins: &Path) -> Self {
+        Self::in_directory(Path::new(DIRECTORY), pins)
+    }
+
+    fn in_directory(directory: &Path, pins: &Path) -> Self {
+        Self { path: directory.join(format!("{}.json", name(pins))) }
+    }
+
+    /// Another instance in the network namespace of `state`, if there is one.
+    pub fn another_here(state: &State) -> Result<Option<(Self, State)>> {
+        let own = Self::of(&state.pins);
+        let entries = fs::read_dir(DIRECTORY).with_context(|| format!("cannot list {DIRECTORY}"))?;
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path == own.path || path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let file = Self { path };
+            // What this version cannot read is no reason to fail.
+            let Ok(Some(other)) = file.read() else { continue };
+            if other.network_namespace == state.network_namespace && other.pins.exists() {
+                return Ok(Some((file, other)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits until no other command changes the instance.
+    pub fn lock(&self) -> Result<Lock> {
+        let path = self.path.with_extension("lock");
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        let open = || OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = open().with_context(|| format!("cannot open {}", path.display()))?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => return Ok(Lock { _file: file }),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => {
+                return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        };
+        eprintln!("waiting for another forwarder command to finish");
+        let file = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// The state; none when nothing is loaded with these pins.
+    pub fn read(&self) -> Result<Option<State>> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", self.path.display()));
+            }
+        };
+        let unreadable = || format!("{} is damaged or of another version of forwarder", self.path.display());
+        let value: serde_json::Value = serde_json::from_slice(&text).with_context(unreadable)?;
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        if format != Some(FORMAT.into()) {
+            bail!("{}; unload with the version that loaded it, or with `forwarder unload --force`", unreadable());
+        }
+        Ok(Some(serde_json::from_value(value).with_context(unreadable)?))
+    }
+
+    /// Replaces the state as a whole: whoever reads meanwhile sees the old or the new one.
+    pub fn write(&self, state: &State) -> Result<()> {
+        let text = serde_json::to_vec_pretty(state).context("cannot describe the state as JSON")?;
+        write_atomically(&self.path, &text, 0o600)
+    }
+
+    /// Removes the state; no error when there is none.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Replaces a file in one step, by a new one beside it with the given permissions.
+pub fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let mut name = path.file_name().with_context(failed)?.to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    let new = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&new)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&new))).with_context(failed)
+}
+
+/// A file name for a directory of pins: `/sys/fs/bpf/forwarder` is `forwarder`, others say all of their path.
+fn name(pins: &Path) -> String {
+    let below = pins.strip_prefix(crate::bpf::bpffs::MOUNT_POINT).unwrap_or(pins);
+    let text = below.to_string_lossy();
+    // `_` stands for `/`, so it is doubled where it stands for itself: no two directories share a name.
+    text.trim_matches('/').replace('_', "__").replace('/', "_")
+}
+
+#[cfg(test)]
+mod tests;
