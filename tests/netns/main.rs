@@ -1,0 +1,47 @@
+//! End to end: the real binary between real hosts, each a network namespace, with real clients and servers.
+//!
+//! `setting.rs` says how forwarder runs (mode, topology), `forwarder.rs` runs it; each other file is one subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+/// Makes, of each function that takes a `Setting`, one test for every setting there is.
+macro_rules! in_every_setting {
+    ($($name:ident),* $(,)?) => { $(
+        mod $name {
+            use crate::setting::Setting;
+            #[test]
+            fn native_two_armed() {
+                super::$name(Setting::NATIVE_TWO_ARMED);
+            }
+            #[test]
+            fn native_one_armed() {
+                super::$name(Setting::NATIVE_ONE_ARMED);
+            }
+            #[test]
+            fn tc_two_armed() {
+                super::$name(Setting::TC_TWO_ARMED);
+            }
+            #[test]
+            fn tc_one_armed() {
+                super::$name(Setting::TC_ONE_ARMED);
+            }
+        }
+    )* };
+}
+
+mod bad_input;
+mod changes;
+mod config;
+mod flows;
+mod forwarder;
+mod listens;
+mod next_hop;
+mod setting;
+mod snapshot;
+mod traffic;
+mod untouched;
