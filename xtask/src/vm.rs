@@ -42,7 +42,7 @@ use self::{
     signals::Signals,
     tools::Tools,
 };
-use crate::{setup, workspace};
+use crate::workspace;
 
 /// Test targets that run when none is named.
 const DEFAULT_TESTS: [&str; 1] = ["progrun"];
@@ -117,7 +117,6 @@ impl KernelChoice {
 /// Fails when a test fails under any of the kernels, after all of them had their turn.
 pub(crate) fn run(args: &VmArgs) -> Result<()> {
     tools::check_host()?;
-    setup::ensure_guests()?;
     let tools = Tools::find()?;
     // Absolute: the guest sees it at the same place.
     let store = path::absolute(workspace::target_dir().join("vm")).context("the target directory has no path")?;
@@ -127,7 +126,6 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
         Job { environment: Vec::new(), steps: vec![Step::shell(command, workspace::root())] }
     } else {
         let tests = if args.tests.is_empty() { DEFAULT_TESTS.map(str::to_owned).to_vec() } else { args.tests.clone() };
-        setup::ensure()?;
         binaries::build(&tests)?.job(&args.test_args)
     };
     // Last, so that it wins.

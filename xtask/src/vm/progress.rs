@@ -106,7 +106,11 @@ impl Progress {
                 }
                 self.bar.set_message(step.counts(name));
             }
-            Some(Line::Summary(sums)) => step.summary = Some(sums.to_owned()),
+            Some(Line::Summary(sums)) => {
+                // Said again at the end, and whoever counts tests shall not count them twice.
+                step.summary = Some(sums.to_owned());
+                return;
+            }
             None => {}
         }
         step.output.push(line.to_owned());
@@ -125,13 +129,11 @@ impl Progress {
         if status != 0 {
             self.show(&step);
         }
-        self.line(&format!(
-            "{} {} in {}{}",
-            step.name,
-            if status == 0 { "passed".to_owned() } else { format!("FAILED (exit status {status})") },
-            seconds(step.started),
-            step.summary.map(|sums| format!(" ({sums})")).unwrap_or_default(),
-        ));
+        let result = if status == 0 { "ok".to_owned() } else { format!("FAILED (exit status {status})") };
+        let sums = step.summary.unwrap_or_else(|| format!("finished in {}", seconds(step.started)));
+        // The result is what standard output is for; everything else is about how it came to be.
+        let line = format!("kernel {}: {} {result}: {sums}", self.series.0, step.name);
+        self.bar.suspend(|| println!("{line}"));
     }
 
     /// Prints what the step under way has said so far: the guest ended in the middle of it.
