@@ -3,13 +3,13 @@
 use std::fmt::Display;
 
 /// A rule. `listen` is one listen, or an array as it is written in the file; `more` are further keys.
-pub fn rule(name: &str, listen: impl Display, to: impl Display, more: &str) -> String {
+pub(crate) fn rule(name: &str, listen: impl Display, to: impl Display, more: &str) -> String {
     let listen = listen.to_string();
     let listen = if listen.starts_with("[\"") { listen } else { format!("{listen:?}") };
     format!("[[forward]]\nname = {name:?}\nlisten = {listen}\nto = \"{to}\"\n{more}\n\n")
 }
 
 /// The key for the source that the backend sees.
-pub fn source(value: impl Display) -> String {
+pub(crate) fn source(value: impl Display) -> String {
     format!("source = \"{value}\"")
 }

@@ -16,60 +16,60 @@ use serde::de::DeserializeOwned;
 use crate::setting::Setting;
 
 /// One instance: pins, state and configuration of its own. Everything goes with the lab, whatever the test does.
-pub struct Forwarder {
-    pub host: Host,
-    pub pins: PathBuf,
-    pub config: PathBuf,
+pub(crate) struct Forwarder {
+    pub(crate) host: Host,
+    pub(crate) pins: PathBuf,
+    pub(crate) config: PathBuf,
     binary: PathBuf,
     interfaces: Vec<&'static str>,
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// `forwarder stats --format json`.
 #[derive(Debug, Deserialize)]
-pub struct Stats {
-    pub rules: Vec<RuleStats>,
-    pub interfaces: Vec<InterfaceStats>,
+pub(crate) struct Stats {
+    pub(crate) rules: Vec<RuleStats>,
+    pub(crate) interfaces: Vec<InterfaceStats>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct RuleStats {
-    pub name: String,
-    pub forward: Traffic,
-    pub reply: Traffic,
-    pub flows: u64,
-    pub denied: u64,
+pub(crate) struct RuleStats {
+    pub(crate) name: String,
+    pub(crate) forward: Traffic,
+    pub(crate) reply: Traffic,
+    pub(crate) flows: u64,
+    pub(crate) denied: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-pub struct Traffic {
-    pub packets: u64,
-    pub bytes: u64,
+pub(crate) struct Traffic {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct InterfaceStats {
-    pub xdp: BTreeMap<String, u64>,
-    pub tc: BTreeMap<String, u64>,
+pub(crate) struct InterfaceStats {
+    pub(crate) xdp: BTreeMap<String, u64>,
+    pub(crate) tc: BTreeMap<String, u64>,
 }
 
 /// `forwarder list --format json`.
 #[derive(Debug, Deserialize)]
-pub struct List {
-    pub rules: Vec<ListedRule>,
+pub(crate) struct List {
+    pub(crate) rules: Vec<ListedRule>,
 }
 
 #[derive(Debug, Deserialize)]
-pub struct ListedRule {
-    pub name: String,
-    pub stateless: bool,
+pub(crate) struct ListedRule {
+    pub(crate) name: String,
+    pub(crate) stateless: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,12 +79,12 @@ struct Flows {
 
 impl Forwarder {
     /// An instance on the network's forwarder, not loaded.
-    pub fn on(net: &Topology) -> Self {
+    pub(crate) fn on(net: &Topology) -> Self {
         Self::another_on(net, "pins")
     }
 
     /// One more instance beside others on the same host.
-    pub fn another_on(net: &Topology, name: &str) -> Self {
+    pub(crate) fn another_on(net: &Topology, name: &str) -> Self {
         let pins = net.lab.pins(name).unwrap();
         let id = pins.file_name().unwrap().to_str().unwrap();
         let config = env::temp_dir().join(format!("{id}.toml"));
@@ -96,37 +96,37 @@ impl Forwarder {
     }
 
     /// Writes the configuration file.
-    pub fn configure(&self, text: &str) {
+    pub(crate) fn configure(&self, text: &str) {
         fs::write(&self.config, text).unwrap();
     }
 
     /// Loads this configuration on the interfaces of the network.
-    pub fn load(&self, setting: Setting, config: &str) -> String {
+    pub(crate) fn load(&self, setting: Setting, config: &str) -> String {
         self.configure(config);
         self.succeed(&self.load_arguments(setting))
     }
 
     /// What `load` is given.
-    pub fn load_arguments(&self, setting: Setting) -> Vec<&str> {
+    pub(crate) fn load_arguments(&self, setting: Setting) -> Vec<&str> {
         let mut arguments = vec!["load", "--mode", setting.mode_word(), "--config", self.config.to_str().unwrap()];
         arguments.extend(self.interfaces.iter().flat_map(|name| ["--iface", name]));
         arguments
     }
 
     /// The command line for these arguments.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.command(&self.binary);
         command.arg("--pins").arg(&self.pins).args(arguments);
         command
     }
 
     /// Runs a command to its end.
-    pub fn run(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         end(self.command(arguments))
     }
 
     /// Runs a command that must succeed; what it printed.
-    pub fn succeed(&self, arguments: &[&str]) -> String {
+    pub(crate) fn succeed(&self, arguments: &[&str]) -> String {
         let ended = self.run(arguments);
         assert_eq!(ended.code, Some(0), "forwarder {}\n{ended}", arguments.join(" "));
         ended.stdout
@@ -137,21 +137,21 @@ impl Forwarder {
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("forwarder {command}: {error} in\n{printed}"))
     }
 
-    pub fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         self.json("stats")
     }
 
-    pub fn list(&self) -> List {
+    pub(crate) fn list(&self) -> List {
         self.json("list")
     }
 
     /// How many flows there are now.
-    pub fn flow_count(&self) -> usize {
+    pub(crate) fn flow_count(&self) -> usize {
         self.json::<Flows>("flows").flows.len()
     }
 
     /// Waits until the number of flows is what `wanted` accepts. (The kernel tells nobody: ask until it is so.)
-    pub fn wait_for_flows(&self, wanted: impl Fn(usize) -> bool) -> usize {
+    pub(crate) fn wait_for_flows(&self, wanted: impl Fn(usize) -> bool) -> usize {
         let deadline = Instant::now() + 3 * patience();
         loop {
             let count = self.flow_count();
@@ -166,13 +166,13 @@ impl Forwarder {
 
 impl Stats {
     /// The counters of one rule.
-    pub fn rule(&self, name: &str) -> RuleStats {
+    pub(crate) fn rule(&self, name: &str) -> RuleStats {
         let rule = self.rules.iter().find(|rule| rule.name == name);
         rule.unwrap_or_else(|| panic!("no rule {name:?} in {self:?}")).clone()
     }
 
     /// How many packets XDP and TC have forwarded.
-    pub fn forwarded(&self) -> (u64, u64) {
+    pub(crate) fn forwarded(&self) -> (u64, u64) {
         let sum = |outcomes: &BTreeMap<String, u64>| -> u64 {
             outcomes.iter().filter(|(name, _)| name.starts_with("forwarded")).map(|(_, count)| count).sum()
         };
@@ -183,13 +183,13 @@ impl Stats {
     }
 
     /// How often this outcome happened, on all interfaces and hooks.
-    pub fn outcome(&self, name: &str) -> u64 {
+    pub(crate) fn outcome(&self, name: &str) -> u64 {
         let hooks = self.interfaces.iter().flat_map(|interface| [&interface.xdp, &interface.tc]);
         hooks.map(|outcomes| outcomes.get(name).copied().unwrap_or_default()).sum()
     }
 
     /// Every reason for which packets were dropped.
-    pub fn drops(&self) -> BTreeMap<&str, u64> {
+    pub(crate) fn drops(&self) -> BTreeMap<&str, u64> {
         let mut drops = BTreeMap::new();
         for interface in &self.interfaces {
             for (name, count) in interface.xdp.iter().chain(&interface.tc) {
@@ -203,11 +203,11 @@ impl Stats {
 }
 
 impl List {
-    pub fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         self.rules.iter().map(|rule| rule.name.as_str()).collect()
     }
 
-    pub fn is_stateless(&self, name: &str) -> bool {
+    pub(crate) fn is_stateless(&self, name: &str) -> bool {
         let rule = self.rules.iter().find(|rule| rule.name == name);
         rule.unwrap_or_else(|| panic!("no rule {name:?} in {self:?}")).stateless
     }
@@ -220,7 +220,7 @@ impl std::fmt::Display for Ended {
 }
 
 /// Runs a command to its end.
-pub fn end(mut command: Command) -> Ended {
+pub(crate) fn end(mut command: Command) -> Ended {
     // Whoever tests over SSH must not be in the way of rules for port 22.
     let output = command.env_remove("SSH_CONNECTION").output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -228,7 +228,7 @@ pub fn end(mut command: Command) -> Ended {
 }
 
 /// `FORWARDER_BIN`, or what cargo builds now for the profile that these tests were built with.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| env::var_os("FORWARDER_BIN").map_or_else(build, PathBuf::from)).clone()
 }

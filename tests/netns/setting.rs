@@ -6,34 +6,34 @@ use forwarder_lab::{Family, Offloads, Shape, Topology};
 
 /// A mode of `forwarder load` and the network to run it in.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// As in `--mode`.
-    pub mode: Mode,
-    pub shape: Shape,
+    pub(crate) mode: Mode,
+    pub(crate) shape: Shape,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Native,
     Tc,
 }
 
 /// Which source address home sees; each has a public address of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     Preserve,
     Masquerade,
     Fixed,
 }
 
 impl Setting {
-    pub const NATIVE_TWO_ARMED: Self = Self { mode: Mode::Native, shape: Shape::TwoArmed };
-    pub const NATIVE_ONE_ARMED: Self = Self { mode: Mode::Native, shape: Shape::OneArmed };
-    pub const TC_TWO_ARMED: Self = Self { mode: Mode::Tc, shape: Shape::TwoArmed };
-    pub const TC_ONE_ARMED: Self = Self { mode: Mode::Tc, shape: Shape::OneArmed };
+    pub(crate) const NATIVE_TWO_ARMED: Self = Self { mode: Mode::Native, shape: Shape::TwoArmed };
+    pub(crate) const NATIVE_ONE_ARMED: Self = Self { mode: Mode::Native, shape: Shape::OneArmed };
+    pub(crate) const TC_TWO_ARMED: Self = Self { mode: Mode::Tc, shape: Shape::TwoArmed };
+    pub(crate) const TC_ONE_ARMED: Self = Self { mode: Mode::Tc, shape: Shape::OneArmed };
 
     /// Client, forwarder and home, with the addresses of [`public_address`] and [`fixed_source`] on the forwarder.
-    pub fn network(self, name: &str) -> Topology {
+    pub(crate) fn network(self, name: &str) -> Topology {
         let offloads = match self.mode {
             Mode::Native => Offloads::Native,
             // TC has to cope with what the kernel does by default.
@@ -56,7 +56,7 @@ impl Setting {
     }
 
     /// The word for `--mode`.
-    pub fn mode_word(self) -> &'static str {
+    pub(crate) fn mode_word(self) -> &'static str {
         match self.mode {
             Mode::Native => "native",
             Mode::Tc => "tc",
@@ -65,10 +65,10 @@ impl Setting {
 }
 
 impl Source {
-    pub const ALL: [Self; 3] = [Self::Preserve, Self::Masquerade, Self::Fixed];
+    pub(crate) const ALL: [Self; 3] = [Self::Preserve, Self::Masquerade, Self::Fixed];
 
     /// Of its public address: part of the plan of addresses, as are the ports below.
-    pub fn last_byte(self) -> u8 {
+    pub(crate) fn last_byte(self) -> u8 {
         match self {
             Self::Preserve => 11,
             Self::Masquerade => 12,
@@ -77,11 +77,11 @@ impl Source {
     }
 
     /// Where home listens for clients of this kind.
-    pub fn home_port(self) -> u16 {
+    pub(crate) fn home_port(self) -> u16 {
         8000 + u16::from(self.last_byte())
     }
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Preserve => "preserve",
             Self::Masquerade => "masquerade",
@@ -90,7 +90,7 @@ impl Source {
     }
 
     /// What the configuration says.
-    pub fn key(self, net: &Topology, family: Family) -> String {
+    pub(crate) fn key(self, net: &Topology, family: Family) -> String {
         match self {
             Self::Preserve | Self::Masquerade => self.name().to_owned(),
             Self::Fixed => fixed_source(net, family).to_string(),
@@ -98,7 +98,7 @@ impl Source {
     }
 
     /// The address that home must see for `client`.
-    pub fn seen(self, net: &Topology, family: Family, client: IpAddr) -> IpAddr {
+    pub(crate) fn seen(self, net: &Topology, family: Family, client: IpAddr) -> IpAddr {
         match self {
             Self::Preserve => client,
             Self::Masquerade => net.inner_address(family),
@@ -108,7 +108,7 @@ impl Source {
 }
 
 /// The public address for clients of this kind.
-pub fn public_address(net: &Topology, source: Source, family: Family) -> IpAddr {
+pub(crate) fn public_address(net: &Topology, source: Source, family: Family) -> IpAddr {
     let (prefix4, prefix6) = public_prefixes(net.shape);
     let last = source.last_byte();
     match family {
@@ -118,7 +118,7 @@ pub fn public_address(net: &Topology, source: Source, family: Family) -> IpAddr 
 }
 
 /// An address of the forwarder on the side of home that is not the one the kernel would choose.
-pub fn fixed_source(net: &Topology, family: Family) -> IpAddr {
+pub(crate) fn fixed_source(net: &Topology, family: Family) -> IpAddr {
     let text = match (net.shape, family) {
         (Shape::TwoArmed, Family::V4) => "10.8.0.9",
         (Shape::TwoArmed, Family::V6) => "fd08::9",
@@ -135,7 +135,7 @@ fn public_prefixes(shape: Shape) -> (&'static str, &'static str) {
     }
 }
 
-pub fn family_name(family: Family) -> &'static str {
+pub(crate) fn family_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "v4",
         Family::V6 => "v6",

@@ -10,7 +10,7 @@ use crate::forwarder::Forwarder;
 
 /// Everything that `load` could leave behind.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     links: String,
     qdiscs: String,
     filters: String,
@@ -22,7 +22,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn of(forwarder: &Forwarder) -> Self {
+    pub(crate) fn of(forwarder: &Forwarder) -> Self {
         let host = &forwarder.host;
         let filters = |interface: &str| {
             ["ingress", "egress"].map(|side| host.run(&["tc", "filter", "show", "dev", interface, side]).unwrap())
@@ -45,7 +45,7 @@ impl Snapshot {
 }
 
 /// Fails and shows the first difference.
-pub fn assert_unchanged(before: &Snapshot, forwarder: &Forwarder, occasion: &str) {
+pub(crate) fn assert_unchanged(before: &Snapshot, forwarder: &Forwarder, occasion: &str) {
     let after = Snapshot::of(forwarder);
     for (path, value) in &before.sysctls {
         assert_eq!(Some(value), after.sysctls.get(path), "{occasion}: {}", path.display());
@@ -70,6 +70,6 @@ fn sysctls() -> BTreeMap<PathBuf, String> {
 }
 
 /// The host and interface that the forwarder's `eth0` is wired to.
-pub fn far_end(net: &forwarder_lab::Topology) -> (&Host, &'static str) {
+pub(crate) fn far_end(net: &forwarder_lab::Topology) -> (&Host, &'static str) {
     net.router.as_ref().map_or((&net.client, "eth0"), |router| (router, "vps"))
 }
