@@ -88,7 +88,7 @@ impl Stage {
                 host.args(["--", "--deny", "warnings"]);
                 vec![host, setup::bpf_clippy(ready)?]
             }
-            Self::Deny => vec![command(&["deny", "check", "licenses", "bans", "sources"])],
+            Self::Deny => vec![command(&["deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])],
             Self::Unit => {
                 let mut tests = command(&["test", "--no-fail-fast", "--workspace"]);
                 tests.args(["--exclude", "forwarder-ebpf", "--exclude", "forwarder-tests", "--"]).args(filters);
