@@ -85,7 +85,7 @@ name = "fifth"
 listen = "198.51.100.1:90-99"
 to = "10.8.0.2:90-98"
 "#,
-        says: &[".toml:7:", ".toml:12:", ".toml:14:", ".toml:17:", ".toml:20:", "protocol"],
+        says: &[".toml:7:", ".toml:12:", ".toml:14:", ".toml:17:", ".toml:22:", "protocol"],
     },
     Wrong { what: "too many rules for its own limit", config: TOO_MANY, says: &["16"] },
 ];

@@ -8,7 +8,7 @@ use crate::config::rule;
 use crate::forwarder::Forwarder;
 use crate::setting::Setting;
 
-in_every_setting!(flows_expire, two_clients_with_the_same_port);
+in_every_setting!(flows_expire, two_clients_with_the_same_port, local_sockets_keep_their_ports);
 
 const PORT: u16 = 700;
 
@@ -82,4 +82,36 @@ fn two_clients_with_the_same_port(setting: Setting) {
         streams[0].exchange(b"not disturbed").unwrap();
     }
     assert!(forwarder.stats().drops().is_empty());
+}
+
+/// A client's port that a program of the forwarder uses itself is not taken from it.
+fn local_sockets_keep_their_ports(setting: Setting) {
+    const TAKEN: u16 = 4445;
+    let net = setting.network("local");
+    let forwarder = Forwarder::on(&net);
+    forwarder.load(setting, &config(&net, ""));
+    for family in Family::ALL {
+        let (target, home) = (net.public(family, PORT), net.backend(family, PORT));
+        let local = SocketAddr::new(net.inner_address(family), TAKEN);
+        let (_tcp, _udp) =
+            (TcpServer::start(&net.forwarder, local).unwrap(), UdpEcho::start(&net.forwarder, local).unwrap());
+        let from = Some(SocketAddr::new(net.client_address(family), TAKEN));
+        {
+            let (tcp, udp) = (TcpServer::start(&net.home, home).unwrap(), UdpEcho::start(&net.home, home).unwrap());
+            let mut stream = EchoStream::connect(&net.client, target, from).unwrap();
+            stream.exchange(b"stream").unwrap();
+            UdpSocketIn::connect(&net.client, target, from).unwrap().exchange(b"datagram").unwrap();
+            for seen in [tcp.peers()[0], udp.peers()[0]] {
+                assert_eq!(seen.ip(), local.ip());
+                assert_ne!(seen.port(), TAKEN, "{family:?}");
+            }
+            stream.reset().unwrap();
+        }
+        assert!(forwarder.stats().rule(&format!("{family:?}")).port_clashes >= 2);
+        // From the very port of the backend to the very port of the local program.
+        UdpSocketIn::connect(&net.home, local, Some(home)).unwrap().exchange(b"for the forwarder itself").unwrap();
+        let mut stream = EchoStream::connect(&net.home, local, Some(home)).unwrap();
+        stream.exchange(b"for the forwarder itself").unwrap();
+        stream.reset().unwrap();
+    }
 }
