@@ -20,10 +20,7 @@ fn is_v6(listen: &Listen) -> Option<bool> {
 }
 
 const fn has_ports(number: u8) -> bool {
-    matches!(
-        number,
-        protocol_numbers::TCP | protocol_numbers::UDP | protocol_numbers::SCTP
-    )
+    matches!(number, protocol_numbers::TCP | protocol_numbers::UDP | protocol_numbers::SCTP)
 }
 
 /// Reports what disagrees, for the parts that are there.
@@ -43,40 +40,19 @@ pub(super) fn check(part: &Part, label: &str, report: &mut Report) {
 fn check_listen(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, report: &mut Report) {
     let v6 = to.address.is_ipv6();
     if is_v6(listen).is_some_and(|listen| listen != v6) {
-        let what = format!(
-            "{label}listen \"{}\" is {} and to \"{}\" is {}",
-            listen.value,
-            family(!v6),
-            to.value,
-            family(v6)
-        );
-        report.error(
-            listen.place,
-            what,
-            "a backend and a listen of the same family",
-        );
+        let what =
+            format!("{label}listen \"{}\" is {} and to \"{}\" is {}", listen.value, family(!v6), to.value, family(v6));
+        report.error(listen.place, what, "a backend and a listen of the same family");
         return;
     }
-    let bare = Target {
-        ports: None,
-        ..to.value
-    };
+    let bare = Target { ports: None, ..to.value };
     match (listen.ports, to.ports) {
         (_, None) => {}
         (None, Some(ports)) => {
-            let what = format!(
-                "{label}listen \"{}\" is a whole address and to \"{}\" names a port",
-                listen.value, to.value
-            );
-            let with_port = Listen {
-                ports: Some(ports),
-                ..listen.value.clone()
-            };
-            report.error(
-                listen.place,
-                what,
-                format!("listen = \"{with_port}\", or to = \"{bare}\""),
-            );
+            let what =
+                format!("{label}listen \"{}\" is a whole address and to \"{}\" names a port", listen.value, to.value);
+            let with_port = Listen { ports: Some(ports), ..listen.value.clone() };
+            report.error(listen.place, what, format!("listen = \"{with_port}\", or to = \"{bare}\""));
         }
         (Some(from), Some(ports)) if from.count() != ports.count() => {
             let what = format!(
@@ -89,10 +65,7 @@ fn check_listen(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, repor
             let fitting = u32::from(ports.first) + from.count() - 1;
             let hint = match u16::try_from(fitting) {
                 Ok(last) => {
-                    let fitting = Target {
-                        ports: Some(Ports { last, ..ports }),
-                        ..to.value
-                    };
+                    let fitting = Target { ports: Some(Ports { last, ..ports }), ..to.value };
                     format!("to = \"{fitting}\", or to = \"{bare}\" to keep the ports")
                 }
                 Err(_) => format!("to = \"{bare}\" to keep the ports"),
@@ -117,24 +90,11 @@ fn check_protocols(part: &Part, label: &str, report: &mut Report) {
             Protocol::Number(number) => number,
         };
         // One message for a protocol is enough, whichever listen shows it.
-        if let Some(listen) = part
-            .listen
-            .iter()
-            .find(|listen| listen.ports.is_some() && !has_ports(number))
-        {
-            let bare = Listen {
-                ports: None,
-                ..listen.value.clone()
-            };
-            let what = format!(
-                "{label}protocol {} has no ports and listen \"{}\" names one",
-                protocol.value, listen.value
-            );
-            report.error(
-                protocol.place,
-                what,
-                format!("a rule of its own for it, with listen = \"{bare}\""),
-            );
+        if let Some(listen) = part.listen.iter().find(|listen| listen.ports.is_some() && !has_ports(number)) {
+            let bare = Listen { ports: None, ..listen.value.clone() };
+            let what =
+                format!("{label}protocol {} has no ports and listen \"{}\" names one", protocol.value, listen.value);
+            report.error(protocol.place, what, format!("a rule of its own for it, with listen = \"{bare}\""));
         }
         if number == protocol_numbers::SCTP {
             check_sctp(part, protocol, label, report);
@@ -149,16 +109,8 @@ fn check_protocols(part: &Part, label: &str, report: &mut Report) {
             && v6 != only
         {
             let name = if only { "icmpv6" } else { "1 (ICMP)" };
-            let what = format!(
-                "{label}protocol {name} is {} and the rule is {}",
-                family(only),
-                family(v6)
-            );
-            report.error(
-                protocol.place,
-                what,
-                "\"icmp\", which means the one of the rule's family",
-            );
+            let what = format!("{label}protocol {name} is {} and the rule is {}", family(only), family(v6));
+            report.error(protocol.place, what, "\"icmp\", which means the one of the rule's family");
         }
     }
 }
@@ -167,22 +119,12 @@ fn check_sctp(part: &Part, protocol: &Placed<Protocol>, label: &str, report: &mu
     let Some((to, ports)) = part.to.as_ref().and_then(|to| Some((to, to.ports?))) else {
         return;
     };
-    let moved =
-        |listen: &&Placed<Listen>| listen.ports.is_some_and(|from| from.first != ports.first);
+    let moved = |listen: &&Placed<Listen>| listen.ports.is_some_and(|from| from.first != ports.first);
     if part.listen.iter().any(|listen| moved(&listen)) {
         let name = protocol_name(protocol_numbers::SCTP);
-        let bare = Target {
-            ports: None,
-            ..to.value
-        };
-        let what = format!(
-            "{label}{name} cannot change its port: its checksum (CRC32c) covers the whole packet"
-        );
-        report.error(
-            protocol.place,
-            what,
-            format!("to = \"{bare}\" to keep the port"),
-        );
+        let bare = Target { ports: None, ..to.value };
+        let what = format!("{label}{name} cannot change its port: its checksum (CRC32c) covers the whole packet");
+        report.error(protocol.place, what, format!("to = \"{bare}\" to keep the port"));
     }
 }
 
@@ -192,17 +134,8 @@ fn check_source(part: &Part, to: &Placed<Target>, label: &str, report: &mut Repo
         && address.is_ipv6() != to.address.is_ipv6()
     {
         let v6 = to.address.is_ipv6();
-        let what = format!(
-            "{label}source \"{address}\" is {} and to \"{}\" is {}",
-            family(!v6),
-            to.value,
-            family(v6)
-        );
-        report.error(
-            source.place,
-            what,
-            format!("an {} address of this machine", family(v6)),
-        );
+        let what = format!("{label}source \"{address}\" is {} and to \"{}\" is {}", family(!v6), to.value, family(v6));
+        report.error(source.place, what, format!("an {} address of this machine", family(v6)));
     }
 }
 

@@ -20,11 +20,7 @@ pub(super) fn key<A: Family>(side: Side, address: A, extent: Extent) -> RangeKey
     let (protocol, port, tail) = match extent {
         Extent::Everything => (0, 0, 0),
         Extent::Protocol(protocol) => (protocol, 0, RangeKey::<A>::PROTOCOL_BITS),
-        Extent::Block {
-            protocol,
-            first,
-            bits,
-        } => (protocol, first, RangeKey::<A>::TAIL_BITS - bits),
+        Extent::Block { protocol, first, bits } => (protocol, first, RangeKey::<A>::TAIL_BITS - bits),
     };
     RangeKey {
         prefix_len: RangeKey::<A>::SIDE_BITS + u32::from(A::BITS) + tail,
@@ -62,17 +58,7 @@ mod tests {
             (
                 1000,
                 2999,
-                &[
-                    (1000, 3),
-                    (1008, 4),
-                    (1024, 10),
-                    (2048, 9),
-                    (2560, 8),
-                    (2816, 7),
-                    (2944, 5),
-                    (2976, 4),
-                    (2992, 3),
-                ],
+                &[(1000, 3), (1008, 4), (1024, 10), (2048, 9), (2560, 8), (2816, 7), (2944, 5), (2976, 4), (2992, 3)],
             ),
             (65535, 65535, &[(65535, 0)]),
             (0, 65535, &[(0, 16)]),
@@ -80,14 +66,7 @@ mod tests {
         for (first, last, blocks) in table {
             assert_eq!(aligned(Ports { first, last }), blocks, "{first}-{last}");
         }
-        assert_eq!(
-            aligned(Ports {
-                first: 1,
-                last: 65535
-            })
-            .len(),
-            16
-        );
+        assert_eq!(aligned(Ports { first: 1, last: 65535 }).len(), 16);
     }
 
     proptest! {

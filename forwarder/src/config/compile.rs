@@ -119,14 +119,9 @@ fn count(listens: &[Expanded<'_>]) -> [(&'static str, usize); 2] {
 /// Reports a configuration that needs more than it allows itself.
 pub(super) fn check_limit(listens: &[Expanded<'_>], limits: Limits, report: &mut Report) {
     for (family, needed) in count(listens) {
-        let allowed = limits
-            .rules
-            .unwrap_or(Placed::nowhere(*Limits::RULES.end()));
+        let allowed = limits.rules.unwrap_or(Placed::nowhere(*Limits::RULES.end()));
         if needed > allowed.value as usize {
-            let what = format!(
-                "the rules have {needed} {family} listens and limit `rules` is {}",
-                allowed.value
-            );
+            let what = format!("the rules have {needed} {family} listens and limit `rules` is {}", allowed.value);
             let hint = match limits.rules {
                 Some(_) => format!("rules = {} under [limits]", needed.next_power_of_two()),
                 None => "port ranges or whole addresses instead of single ports".to_owned(),
@@ -153,25 +148,13 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
         .collect();
     let (mut v4, mut v6) = (Builder::<V4>::default(), Builder::<V6>::default());
     for expanded in &listens {
-        let (Some(forward), Some(view), Some(summary)) = (
-            config.forwards.get(expanded.rule),
-            views.get(expanded.rule),
-            rules.get_mut(expanded.rule),
-        ) else {
+        let (Some(forward), Some(view), Some(summary)) =
+            (config.forwards.get(expanded.rule), views.get(expanded.rule), rules.get_mut(expanded.rule))
+        else {
             continue;
         };
-        let listen = Listen {
-            host: expanded.host.clone(),
-            ports: expanded.listen.ports,
-        };
-        let entry = Entry {
-            forward,
-            view,
-            summary,
-            machine,
-            ports: listen.ports,
-            rule: expanded.rule,
-        };
+        let listen = Listen { host: expanded.host.clone(), ports: expanded.listen.ports };
+        let entry = Entry { forward, view, summary, machine, ports: listen.ports, rule: expanded.rule };
         if let ListenHost::Address(address) = listen.host {
             v4.add(&entry, address);
             v6.add(&entry, address);
@@ -181,14 +164,7 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
     let (v4, v6) = (v4.tables, v6.tables);
     let sizes = sizes(config.limits, &v4, &v6);
     let settings = settings(config, machine, &v4, &v6);
-    Compiled {
-        settings,
-        sizes,
-        v4,
-        v6,
-        rules,
-        warnings: config.warnings.clone(),
-    }
+    Compiled { settings, sizes, v4, v6, rules, warnings: config.warnings.clone() }
 }
 
 /// A listen on its way into the tables.
@@ -212,15 +188,8 @@ struct Builder<A> {
 
 impl<A> Default for Builder<A> {
     fn default() -> Self {
-        let tables = FamilyTables {
-            rules: Vec::new(),
-            endpoints: BTreeMap::new(),
-            ranges: BTreeMap::new(),
-        };
-        Self {
-            tables,
-            allow: HashMap::new(),
-        }
+        let tables = FamilyTables { rules: Vec::new(), endpoints: BTreeMap::new(), ranges: BTreeMap::new() };
+        Self { tables, allow: HashMap::new() }
     }
 }
 
@@ -230,11 +199,7 @@ impl<A: Family> Builder<A> {
         let (Some(listen), Some(to)) = (A::of(listen), A::of(entry.forward.to.address)) else {
             return;
         };
-        let allow = self
-            .allow
-            .entry(entry.rule)
-            .or_insert_with(|| allow_list(entry.forward))
-            .clone();
+        let allow = self.allow.entry(entry.rule).or_insert_with(|| allow_list(entry.forward)).clone();
         let first = entry.ports.map_or(0, |ports| ports.first);
         let to_first = entry.forward.to.ports.map_or(first, |ports| ports.first);
         let port_shift = to_first.wrapping_sub(first);
@@ -254,11 +219,7 @@ impl<A: Family> Builder<A> {
             ..Rule::default()
         };
         let index = self.tables.rules.len();
-        self.tables.rules.push(LogicalRule {
-            name: Arc::clone(&entry.summary.name),
-            body,
-            allow,
-        });
+        self.tables.rules.push(LogicalRule { name: Arc::clone(&entry.summary.name), body, allow });
         let protocols = entry.view.protocols(entry.ports, A::BITS == 128);
         for protocol in protocols {
             self.name(Side::Listen, listen, protocol, entry.ports, index);
@@ -273,37 +234,15 @@ impl<A: Family> Builder<A> {
     }
 
     /// Enters the keys under which packets find a rule.
-    fn name(
-        &mut self,
-        side: Side,
-        address: A,
-        protocol: Option<u8>,
-        ports: Option<Ports>,
-        index: usize,
-    ) {
-        let endpoint = |protocol: u8, port: u16| Endpoint {
-            address,
-            port: port.to_be(),
-            protocol,
-            side: side as u8,
-        };
+    fn name(&mut self, side: Side, address: A, protocol: Option<u8>, ports: Option<Ports>, index: usize) {
+        let endpoint = |protocol: u8, port: u16| Endpoint { address, port: port.to_be(), protocol, side: side as u8 };
         match (protocol, ports) {
             (Some(protocol), Some(Ports { first, last })) if first == last => {
-                self.tables
-                    .endpoints
-                    .insert(endpoint(protocol, first), index);
+                self.tables.endpoints.insert(endpoint(protocol, first), index);
             }
             (Some(protocol), Some(ports)) => {
                 for (first, bits) in blocks::aligned(ports) {
-                    let key = blocks::key(
-                        side,
-                        address,
-                        Extent::Block {
-                            protocol,
-                            first,
-                            bits,
-                        },
-                    );
+                    let key = blocks::key(side, address, Extent::Block { protocol, first, bits });
                     self.tables.ranges.insert(key, index);
                 }
             }
@@ -312,15 +251,10 @@ impl<A: Family> Builder<A> {
                 self.tables.endpoints.insert(endpoint(protocol, 0), index);
             }
             (Some(protocol), None) => {
-                self.tables.ranges.insert(
-                    blocks::key(side, address, Extent::Protocol(protocol)),
-                    index,
-                );
+                self.tables.ranges.insert(blocks::key(side, address, Extent::Protocol(protocol)), index);
             }
             (None, _) => {
-                self.tables
-                    .ranges
-                    .insert(blocks::key(side, address, Extent::Everything), index);
+                self.tables.ranges.insert(blocks::key(side, address, Extent::Everything), index);
             }
         }
     }
@@ -331,11 +265,7 @@ fn source(entry: &Entry<'_>) -> Option<IpAddr> {
     match entry.forward.source.value {
         Source::Preserve => None,
         Source::Address(address) => Some(address),
-        Source::Masquerade => entry
-            .machine
-            .sources
-            .get(&entry.forward.to.address)
-            .copied(),
+        Source::Masquerade => entry.machine.sources.get(&entry.forward.to.address).copied(),
     }
 }
 
@@ -352,23 +282,13 @@ fn allow_list<A: Family>(forward: &Forward) -> AllowList<A> {
 
 fn sizes(limits: Limits, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> Sizes {
     fn needs<A: Family>(tables: &FamilyTables<A>) -> [u32; 4] {
-        let mut lists: Vec<_> = tables
-            .rules
-            .iter()
-            .filter_map(|rule| rule.allow.as_ref())
-            .collect();
+        let mut lists: Vec<_> = tables.rules.iter().filter_map(|rule| rule.allow.as_ref()).collect();
         lists.dedup_by_key(|list| Arc::as_ptr(list));
         let allow = lists.iter().map(|list| list.len()).sum::<usize>();
-        [
-            tables.rules.len(),
-            tables.endpoints.len(),
-            tables.ranges.len(),
-            allow,
-        ]
-        .map(|count| u32::try_from(count).unwrap_or(u32::MAX))
+        [tables.rules.len(), tables.endpoints.len(), tables.ranges.len(), allow]
+            .map(|count| u32::try_from(count).unwrap_or(u32::MAX))
     }
-    let ([rules4, endpoints4, ranges4, allow4], [rules6, endpoints6, ranges6, allow6]) =
-        (needs(v4), needs(v6));
+    let ([rules4, endpoints4, ranges4, allow4], [rules6, endpoints6, ranges6, allow6]) = (needs(v4), needs(v6));
     let grown = Limits::DEFAULT_RULES.max(rules4.max(rules6).next_power_of_two());
     let rules = limits.rules.map_or(grown, |rules| rules.value);
     // Twice what is needed: a reload has the old and the new entries in one table. Ranges and allow lists cost
@@ -392,17 +312,9 @@ fn ticks(duration: Duration) -> Ticks {
     abi::ticks_from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn settings(
-    config: &Config,
-    machine: &Machine,
-    v4: &FamilyTables<V4>,
-    v6: &FamilyTables<V6>,
-) -> SettingsPart {
+fn settings(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> SettingsPart {
     fn any<A>(tables: &FamilyTables<A>, stateless: bool) -> bool {
-        tables
-            .rules
-            .iter()
-            .any(|rule| (rule.body.flags & rule_flags::STATELESS != 0) == stateless)
+        tables.rules.iter().any(|rule| (rule.body.flags & rule_flags::STATELESS != 0) == stateless)
     }
     let flags = [
         (any(v4, false) || any(v6, false), setting_flags::FLOWS),
@@ -412,10 +324,7 @@ fn settings(
         (machine.source_rules, setting_flags::ROUTE_BY_SOURCE),
     ];
     SettingsPart {
-        flags: flags
-            .iter()
-            .filter(|(set, _)| *set)
-            .fold(0, |all, (_, flag)| all | flag),
+        flags: flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag),
         next_hop_lifetime: ticks(NEXT_HOP_LIFETIME),
         timeouts: timeouts(&config.timeouts),
         ports: ports(machine.local_port_range),
@@ -442,24 +351,11 @@ const LOWEST_PORT: u16 = 1024;
 fn ports((low, high): (u16, u16)) -> [PortRange; 3] {
     const NONE: PortRange = PortRange { first: 1, last: 0 };
     let range = |first: u16, last: u16| {
-        if first <= last {
-            PortRange { first, last }
-        } else {
-            NONE
-        }
+        if first <= last { PortRange { first, last } } else { NONE }
     };
-    let above = high
-        .checked_add(1)
-        .map_or(NONE, |first| range(first.max(LOWEST_PORT), u16::MAX));
-    let below = low
-        .checked_sub(1)
-        .map_or(NONE, |last| range(LOWEST_PORT, last));
+    let above = high.checked_add(1).map_or(NONE, |first| range(first.max(LOWEST_PORT), u16::MAX));
+    let below = low.checked_sub(1).map_or(NONE, |last| range(LOWEST_PORT, last));
     let inside = range(low, high);
-    let count =
-        |range: PortRange| (u32::from(range.last) + 1).saturating_sub(u32::from(range.first));
-    if count(above) >= count(below) {
-        [above, below, inside]
-    } else {
-        [below, above, inside]
-    }
+    let count = |range: PortRange| (u32::from(range.last) + 1).saturating_sub(u32::from(range.first));
+    if count(above) >= count(below) { [above, below, inside] } else { [below, above, inside] }
 }

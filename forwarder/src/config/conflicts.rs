@@ -49,24 +49,14 @@ pub(super) fn check(rules: &[View<'_>], listens: &[Expanded<'_>], report: &mut R
             ListenHost::Interface(_) => view.to.is_some_and(|to| to.address.is_ipv6()),
         };
         for protocol in view.protocols(ports, v6) {
-            groups
-                .entry((&expanded.host, protocol, kind))
-                .or_default()
-                .push(Taken {
-                    first,
-                    last,
-                    listen: index,
-                });
+            groups.entry((&expanded.host, protocol, kind)).or_default().push(Taken { first, last, listen: index });
         }
     }
     let mut found: BTreeMap<(usize, usize), Vec<Option<u8>>> = BTreeMap::new();
     for ((_, protocol, _), mut group) in groups {
         group.sort_unstable_by_key(|taken| (taken.first, taken.listen));
         for (one, other) in overlaps(&group) {
-            found
-                .entry((one.max(other), one.min(other)))
-                .or_default()
-                .push(protocol);
+            found.entry((one.max(other), one.min(other))).or_default().push(protocol);
         }
     }
     for ((later, earlier), protocols) in found {
@@ -106,11 +96,7 @@ fn describe(
     };
     protocols.sort_unstable();
     let names: Vec<String> = protocols.into_iter().flatten().map(protocol_name).collect();
-    let on = if names.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", names.join(", "))
-    };
+    let on = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
     let label = rule.label();
     let mine = later.describe();
     let whose = match earlier.rule.cmp(&later.rule) {
@@ -118,24 +104,10 @@ fn describe(
         _ => format!("of {}", other.reference(earlier.listen.place)),
     };
     if later.listen.ports == earlier.listen.ports {
-        let what = format!(
-            "{label}listen {mine}{on} is taken by listen {} {whose}",
-            earlier.describe()
-        );
-        report.error(
-            later.listen.place,
-            what,
-            "another port or address for one of the two",
-        );
+        let what = format!("{label}listen {mine}{on} is taken by listen {} {whose}", earlier.describe());
+        report.error(later.listen.place, what, "another port or address for one of the two");
     } else {
-        let what = format!(
-            "{label}listen {mine}{on} overlaps listen {} {whose}",
-            earlier.describe()
-        );
-        report.error(
-            later.listen.place,
-            what,
-            "ranges that have no port in common",
-        );
+        let what = format!("{label}listen {mine}{on} overlaps listen {} {whose}", earlier.describe());
+        report.error(later.listen.place, what, "ranges that have no port in common");
     }
 }

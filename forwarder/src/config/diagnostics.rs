@@ -94,8 +94,7 @@ impl Diagnostics {
 
     /// In the order of the file; what has no place comes last.
     pub(super) fn sorted(mut self) -> Self {
-        self.0
-            .sort_by_key(|one| (one.position.is_none(), one.position, one.severity));
+        self.0.sort_by_key(|one| (one.position.is_none(), one.position, one.severity));
         self.0.dedup();
         self
     }

@@ -18,16 +18,10 @@ pub fn add_forward(text: &str, rule: &TypedForward) -> Result<String, Diagnostic
     let mut report = Report::default();
     validate::forward(&FileForward::from(rule), &mut report);
     if position(&document, &rule.name).is_some() {
-        report.error(
-            None,
-            format!("the file has a rule \"{}\" already", rule.name),
-            "another name",
-        );
+        report.error(None, format!("the file has a rule \"{}\" already", rule.name), "another name");
     }
     report.finish()?;
-    let rules = document
-        .entry(FORWARD)
-        .or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+    let rules = document.entry(FORWARD).or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     match rules {
         Item::ArrayOfTables(tables) => {
             let mut table = Table::new();
@@ -40,9 +34,7 @@ pub fn add_forward(text: &str, rule: &TypedForward) -> Result<String, Diagnostic
             tables.push(table);
         }
         // `forward = [{ … }, …]`: unusual, but the same thing.
-        Item::Value(Value::Array(list)) => {
-            list.push(values(rule).into_iter().collect::<InlineTable>())
-        }
+        Item::Value(Value::Array(list)) => list.push(values(rule).into_iter().collect::<InlineTable>()),
         _ => return Err(not_rules()),
     }
     Ok(document.to_string())
@@ -56,10 +48,7 @@ pub fn remove_forward(text: &str, name: &str) -> Result<Option<String>, Diagnost
     };
     match document.get_mut(FORWARD) {
         Some(Item::ArrayOfTables(tables)) => {
-            let prefix = tables
-                .get(index)
-                .and_then(|table| table.decor().prefix())
-                .and_then(|prefix| prefix.as_str());
+            let prefix = tables.get(index).and_then(|table| table.decor().prefix()).and_then(|prefix| prefix.as_str());
             let kept = kept_comments(prefix.unwrap_or_default()).to_owned();
             tables.remove(index);
             keep(&mut document, index, &kept);
@@ -69,11 +58,7 @@ pub fn remove_forward(text: &str, name: &str) -> Result<Option<String>, Diagnost
         }
         _ => return Ok(None),
     }
-    if document
-        .get(FORWARD)
-        .and_then(Item::as_array_of_tables)
-        .is_some_and(ArrayOfTables::is_empty)
-    {
+    if document.get(FORWARD).and_then(Item::as_array_of_tables).is_some_and(ArrayOfTables::is_empty) {
         document.remove(FORWARD);
     }
     Ok(Some(document.to_string()))
@@ -81,11 +66,7 @@ pub fn remove_forward(text: &str, name: &str) -> Result<Option<String>, Diagnost
 
 /// What stands above a table and is not about it: everything up to the last empty line.
 fn kept_comments(prefix: &str) -> &str {
-    prefix
-        .rfind("\n\n")
-        .and_then(|at| prefix.get(..=at))
-        .filter(|kept| kept.contains('#'))
-        .unwrap_or_default()
+    prefix.rfind("\n\n").and_then(|at| prefix.get(..=at)).filter(|kept| kept.contains('#')).unwrap_or_default()
 }
 
 /// Puts comments that stood above a removed table above the next one, or at the end.
@@ -93,16 +74,10 @@ fn keep(document: &mut DocumentMut, index: usize, comments: &str) {
     if comments.is_empty() {
         return;
     }
-    let next = document
-        .get_mut(FORWARD)
-        .and_then(Item::as_array_of_tables_mut)
-        .and_then(|tables| tables.get_mut(index));
+    let next =
+        document.get_mut(FORWARD).and_then(Item::as_array_of_tables_mut).and_then(|tables| tables.get_mut(index));
     if let Some(table) = next {
-        let prefix = table
-            .decor()
-            .prefix()
-            .and_then(|prefix| prefix.as_str())
-            .unwrap_or_default();
+        let prefix = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
         let prefix = format!("{comments}{prefix}");
         table.decor_mut().set_prefix(prefix);
     } else {
@@ -134,16 +109,9 @@ fn not_rules() -> Diagnostics {
 fn position(document: &DocumentMut, name: &str) -> Option<usize> {
     let is_it = |item: Option<&str>| item == Some(name);
     match document.get(FORWARD)? {
-        Item::ArrayOfTables(tables) => tables
-            .iter()
-            .position(|table| is_it(table.get("name").and_then(Item::as_str))),
+        Item::ArrayOfTables(tables) => tables.iter().position(|table| is_it(table.get("name").and_then(Item::as_str))),
         Item::Value(Value::Array(list)) => list.iter().position(|value| {
-            is_it(
-                value
-                    .as_inline_table()
-                    .and_then(|table| table.get("name"))
-                    .and_then(Value::as_str),
-            )
+            is_it(value.as_inline_table().and_then(|table| table.get("name")).and_then(Value::as_str))
         }),
         _ => None,
     }
@@ -154,10 +122,7 @@ fn values(rule: &TypedForward) -> Vec<(&'static str, Value)> {
         [one] => Value::from(one.as_str()),
         several => Value::Array(several.iter().map(String::as_str).collect::<Array>()),
     };
-    let mut values = vec![
-        ("name", Value::from(rule.name.as_str())),
-        ("listen", list(&rule.listen)),
-    ];
+    let mut values = vec![("name", Value::from(rule.name.as_str())), ("listen", list(&rule.listen))];
     if !rule.protocol.is_empty() {
         values.push(("protocol", list(&rule.protocol)));
     }

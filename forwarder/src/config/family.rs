@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use forwarder_common::address::{Address, V4, V6};
 
 /// An address family as the maps hold its addresses: network order in native words.
-pub trait Family:
-    Address + Ord + std::fmt::Debug + std::hash::Hash + Send + Sync + 'static
-{
+pub trait Family: Address + Ord + std::fmt::Debug + std::hash::Hash + Send + Sync + 'static {
     /// Bits of an address.
     const BITS: u8;
     /// "IPv4" or "IPv6".

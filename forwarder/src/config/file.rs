@@ -43,23 +43,13 @@ pub(super) struct FileForward {
 impl FileForward {
     /// "rule "web": ", to begin what is said about it.
     pub(super) fn label(&self) -> String {
-        self.name
-            .as_ref()
-            .map_or_else(String::new, |name| format!("rule \"{}\": ", name.value))
+        self.name.as_ref().map_or_else(String::new, |name| format!("rule \"{}\": ", name.value))
     }
 }
 
 impl From<&TypedForward> for FileForward {
     fn from(typed: &TypedForward) -> Self {
-        let list = |texts: &[String]| {
-            Placed::nowhere(
-                texts
-                    .iter()
-                    .cloned()
-                    .map(Placed::nowhere)
-                    .collect::<Vec<_>>(),
-            )
-        };
+        let list = |texts: &[String]| Placed::nowhere(texts.iter().cloned().map(Placed::nowhere).collect::<Vec<_>>());
         let given = |texts: &[String]| (!texts.is_empty()).then(|| list(texts));
         Self {
             place: None,
@@ -77,28 +67,12 @@ impl From<&TypedForward> for FileForward {
 const TOP: [&str; 6] = ["interfaces", "mode", "log", "limits", "timeouts", "forward"];
 /// In the contract, not in this version.
 const TOP_LATER: [&str; 2] = ["masquerade", "steer"];
-const FORWARD: [&str; 7] = [
-    "name",
-    "listen",
-    "protocol",
-    "to",
-    "source",
-    "allow",
-    "stateless",
-];
+const FORWARD: [&str; 7] = ["name", "listen", "protocol", "to", "source", "allow", "stateless"];
 /// The keys of `[limits]`.
 pub(super) const LIMITS: [&str; 3] = ["flows", "new_flows", "rules"];
 /// The keys of `[timeouts]`.
-pub(super) const TIMEOUTS: [&str; 8] = [
-    "tcp_opening",
-    "tcp_established",
-    "tcp_closing",
-    "tcp_reset",
-    "udp_opening",
-    "udp_established",
-    "icmp",
-    "other",
-];
+pub(super) const TIMEOUTS: [&str; 8] =
+    ["tcp_opening", "tcp_established", "tcp_closing", "tcp_reset", "udp_opening", "udp_established", "icmp", "other"];
 
 type Table<'i> = DeTable<'i>;
 type Value<'i> = Spanned<DeValue<'i>>;
@@ -115,9 +89,7 @@ struct Reader<'a> {
 /// what a broken line was meant to be is anybody's guess.
 pub(super) fn read(text: &str, report: &mut Report) -> File {
     match parse(text, report) {
-        (document, mut reader) if !reader.report.has_errors() => {
-            reader.document(document.get_ref())
-        }
+        (document, mut reader) if !reader.report.has_errors() => reader.document(document.get_ref()),
         _ => File::default(),
     }
 }
@@ -128,20 +100,13 @@ pub(super) fn read_syntax(text: &str, report: &mut Report) {
 }
 
 fn parse<'a>(text: &'a str, report: &'a mut Report) -> (Spanned<Table<'a>>, Reader<'a>) {
-    let lines = std::iter::once(0)
-        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-        .collect();
-    let reader = Reader {
-        text,
-        lines,
-        report,
-    };
+    let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let reader = Reader { text, lines, report };
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let place = error.span().map(|span| reader.place(&span));
         let what = error.message().replace('\n', ", ");
-        let hint =
-            "texts stand in quotes and lists in brackets: key = \"text\", key = [\"a\", \"b\"]";
+        let hint = "texts stand in quotes and lists in brackets: key = \"text\", key = [\"a\", \"b\"]";
         reader.report.error(place, what, hint);
     }
     (document, reader)
@@ -150,24 +115,14 @@ fn parse<'a>(text: &'a str, report: &'a mut Report) -> (Spanned<Table<'a>>, Read
 impl Reader<'_> {
     fn place(&self, span: &Range<usize>) -> Position {
         let line = self.lines.partition_point(|start| *start <= span.start);
-        let start = line
-            .checked_sub(1)
-            .and_then(|index| self.lines.get(index))
-            .copied()
-            .unwrap_or(0);
+        let start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
         let before = self.text.get(start..span.start).unwrap_or("");
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        Position {
-            line: number(line),
-            column: number(before.chars().count() + 1),
-        }
+        Position { line: number(line), column: number(before.chars().count() + 1) }
     }
 
     fn placed<T>(&self, value: T, span: &Range<usize>) -> Placed<T> {
-        Placed {
-            value,
-            place: Some(self.place(span)),
-        }
+        Placed { value, place: Some(self.place(span)) }
     }
 
     /// Names the keys that mean nothing here.
@@ -184,11 +139,7 @@ impl Reader<'_> {
                 }
                 None => format!("one of {}", known.join(", ")),
             };
-            self.report.error(
-                Some(self.place(&key.span())),
-                format!("unknown key `{name}` in {where}"),
-                hint,
-            );
+            self.report.error(Some(self.place(&key.span())), format!("unknown key `{name}` in {where}"), hint);
         }
     }
 
@@ -199,11 +150,7 @@ impl Reader<'_> {
             other => format!("a {}", other.type_str()),
         };
         let place = Some(self.place(&value.span()));
-        self.report.error(
-            place,
-            format!("`{key}` is {found} and should be {wanted}"),
-            format!("{key} = {example}"),
-        );
+        self.report.error(place, format!("`{key}` is {found} and should be {wanted}"), format!("{key} = {example}"));
     }
 
     fn string(&mut self, table: &Table<'_>, key: &str, example: &str) -> Option<Placed<String>> {
@@ -251,16 +198,13 @@ impl Reader<'_> {
         let mut wrong = false;
         for item in items {
             match item.get_ref() {
-                DeValue::String(text) => {
-                    texts.push(self.placed(text.clone().into_owned(), &item.span()))
-                }
+                DeValue::String(text) => texts.push(self.placed(text.clone().into_owned(), &item.span())),
                 DeValue::Integer(number) if numbers => {
                     texts.push(self.placed(number.as_str().to_owned(), &item.span()));
                 }
                 DeValue::Table(_) if key == "to" => {
                     let place = Some(self.place(&item.span()));
-                    let what =
-                        "a backend with `weight` or `standby`: not supported by this version yet";
+                    let what = "a backend with `weight` or `standby`: not supported by this version yet";
                     self.report.error(place, what, "to = \"ADDR:PORT\"");
                     wrong = true;
                 }
@@ -278,20 +222,11 @@ impl Reader<'_> {
     }
 
     /// A `[key]` table.
-    fn table<'t, 'i>(
-        &mut self,
-        document: &'t Table<'i>,
-        key: &str,
-        known: &[&str],
-    ) -> Option<&'t Table<'i>> {
+    fn table<'t, 'i>(&mut self, document: &'t Table<'i>, key: &str, known: &[&str]) -> Option<&'t Table<'i>> {
         let value = document.get(key)?;
         let Some(table) = value.get_ref().as_table() else {
             let place = Some(self.place(&value.span()));
-            self.report.error(
-                place,
-                format!("`{key}` is not a table"),
-                format!("[{key}] on a line of its own"),
-            );
+            self.report.error(place, format!("`{key}` is not a table"), format!("[{key}] on a line of its own"));
             return None;
         };
         self.unknown_keys(table, known, &format!("[{key}]"));
@@ -304,8 +239,7 @@ impl Reader<'_> {
         for later in TOP_LATER {
             if let Some((key, _)) = document.get_key_value(later) {
                 let what = format!("[[{later}]]: not supported by this version yet");
-                self.report
-                    .error(Some(self.place(&key.span())), what, "leave it out");
+                self.report.error(Some(self.place(&key.span())), what, "leave it out");
             }
         }
         let interfaces = self.texts(document, "interfaces", "[\"eth0\"]", false);
@@ -313,19 +247,11 @@ impl Reader<'_> {
         let log = self.string(document, "log", "\"info\"");
         let mut limits = Vec::new();
         if let Some(table) = self.table(document, "limits", &LIMITS) {
-            limits.extend(
-                LIMITS
-                    .into_iter()
-                    .filter_map(|key| Some((key, self.integer(table, key)?))),
-            );
+            limits.extend(LIMITS.into_iter().filter_map(|key| Some((key, self.integer(table, key)?))));
         }
         let mut timeouts = Vec::new();
         if let Some(table) = self.table(document, "timeouts", &TIMEOUTS) {
-            timeouts.extend(
-                TIMEOUTS
-                    .into_iter()
-                    .filter_map(|key| Some((key, self.string(table, key, "\"300s\"")?))),
-            );
+            timeouts.extend(TIMEOUTS.into_iter().filter_map(|key| Some((key, self.string(table, key, "\"300s\"")?))));
         }
         let forwards = self.forwards(document);
         File {
@@ -374,15 +300,10 @@ impl Reader<'_> {
             allow: self.texts(table, "allow", "[\"198.51.100.0/24\"]", false),
             stateless: self.bool(table, "stateless"),
         };
-        for (key, example) in [
-            ("name", "web"),
-            ("listen", "203.0.113.7:80"),
-            ("to", "10.8.0.2:8080"),
-        ] {
+        for (key, example) in [("name", "web"), ("listen", "203.0.113.7:80"), ("to", "10.8.0.2:8080")] {
             if !table.contains_key(key) {
                 let what = format!("{}`{key}` is missing", forward.label());
-                self.report
-                    .error(forward.place, what, format!("{key} = \"{example}\""));
+                self.report.error(forward.place, what, format!("{key} = \"{example}\""));
             }
         }
         forward

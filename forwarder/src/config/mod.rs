@@ -25,9 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use compile::{Compiled, FamilyTables, LogicalRule, RuleSummary, SettingsPart, Sizes};
 pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity};
 pub use family::Family;
-pub use rule::{
-    Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward,
-};
+pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
 pub use settings::{Limits, LogLevel, Mode, Timeouts};
 pub use syntax::{SyntaxError, protocol_name};
 
@@ -75,29 +73,13 @@ impl Config {
     pub fn with(&self, rule: &TypedForward) -> Result<Self, Diagnostics> {
         let mut report = Report::default();
         let part = validate::forward(&FileForward::from(rule), &mut report);
-        let names = self
-            .forwards
-            .iter()
-            .map(|forward| &forward.name)
-            .chain(&part.name);
+        let names = self.forwards.iter().map(|forward| &forward.name).chain(&part.name);
         validate::check_names(names, &mut report);
-        let views: Vec<View<'_>> = self
-            .forwards
-            .iter()
-            .map(View::from)
-            .chain([View::from(&part)])
-            .collect();
-        conflicts::check(
-            &views,
-            &view::expand(&views, None, &mut Report::default()),
-            &mut report,
-        );
+        let views: Vec<View<'_>> = self.forwards.iter().map(View::from).chain([View::from(&part)]).collect();
+        conflicts::check(&views, &view::expand(&views, None, &mut Report::default()), &mut report);
         report.include(self.warnings.clone());
         let warnings = report.finish()?;
-        let mut config = Self {
-            warnings,
-            ..self.clone()
-        };
+        let mut config = Self { warnings, ..self.clone() };
         config.forwards.extend(part.into_forward());
         Ok(config)
     }
@@ -110,14 +92,9 @@ impl Config {
             return Ok(config);
         }
         let mut report = Report::default();
-        let names = self
-            .forwards
-            .iter()
-            .map(|forward| forward.name.value.as_str());
-        let hint = nearest::near(name, names).map_or_else(
-            || "`forwarder list`".to_owned(),
-            |near| format!("\"{near}\""),
-        );
+        let names = self.forwards.iter().map(|forward| forward.name.value.as_str());
+        let hint =
+            nearest::near(name, names).map_or_else(|| "`forwarder list`".to_owned(), |near| format!("\"{near}\""));
         report.error(None, format!("there is no rule \"{name}\""), hint);
         report.finish()?;
         Ok(config)
@@ -142,25 +119,11 @@ impl Draft {
         let mut report = Report::new(Some(Arc::clone(&path)));
         let file = file::read(text, &mut report);
         let (config, parts) = validate::file(&file, &mut report);
-        validate::check_names(
-            parts.iter().filter_map(|part| part.name.as_ref()),
-            &mut report,
-        );
+        validate::check_names(parts.iter().filter_map(|part| part.name.as_ref()), &mut report);
         if parts.is_empty() && !report.has_errors() {
-            report.warning(
-                None,
-                "no rules: nothing will be forwarded",
-                "a [[forward]] table with name, listen and to",
-            );
+            report.warning(None, "no rules: nothing will be forwarded", "a [[forward]] table with name, listen and to");
         }
-        Self {
-            config: Config {
-                path: Some(path),
-                ..config
-            },
-            parts,
-            report,
-        }
+        Self { config: Config { path: Some(path), ..config }, parts, report }
     }
 
     /// As [`Config::interfaces`], as far as they could be read.
@@ -170,27 +133,15 @@ impl Draft {
 
     /// As [`Config::backends`], of the rules that could be read.
     pub fn backends(&self) -> BTreeSet<IpAddr> {
-        let masquerading = |part: &&Part| {
-            part.source
-                .as_ref()
-                .is_some_and(|source| **source == Source::Masquerade)
-        };
+        let masquerading = |part: &&Part| part.source.as_ref().is_some_and(|source| **source == Source::Masquerade);
         let backend = |part: &Part| part.to.as_ref().map(|to| to.address);
-        self.parts
-            .iter()
-            .filter(masquerading)
-            .filter_map(backend)
-            .collect()
+        self.parts.iter().filter(masquerading).filter_map(backend).collect()
     }
 
     /// The configuration, checked without a machine.
     pub fn into_config(mut self) -> Result<Config, Diagnostics> {
         let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
-        conflicts::check(
-            &views,
-            &view::expand(&views, None, &mut self.report),
-            &mut self.report,
-        );
+        conflicts::check(&views, &view::expand(&views, None, &mut self.report), &mut self.report);
         self.finish()
     }
 
@@ -205,16 +156,8 @@ impl Draft {
 
     fn finish(self) -> Result<Config, Diagnostics> {
         let warnings = self.report.finish()?;
-        let forwards = self
-            .parts
-            .into_iter()
-            .filter_map(Part::into_forward)
-            .collect();
-        Ok(Config {
-            warnings,
-            forwards,
-            ..self.config
-        })
+        let forwards = self.parts.into_iter().filter_map(Part::into_forward).collect();
+        Ok(Config { warnings, forwards, ..self.config })
     }
 }
 
@@ -230,19 +173,11 @@ pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnosti
     let decisions = check_on(machine, &views, config.limits, &mut report);
     report.include(config.warnings.clone());
     let warnings = report.finish()?;
-    Ok(Compiled {
-        warnings,
-        ..compile::compile(config, machine, decisions)
-    })
+    Ok(Compiled { warnings, ..compile::compile(config, machine, decisions) })
 }
 
 /// Everything that the machine and the other rules have to say about rules; and which of them need flows.
-fn check_on(
-    machine: &Machine,
-    rules: &[View<'_>],
-    limits: Limits,
-    report: &mut Report,
-) -> Vec<Decision> {
+fn check_on(machine: &Machine, rules: &[View<'_>], limits: Limits, report: &mut Report) -> Vec<Decision> {
     let listens = view::expand(rules, Some(machine), report);
     conflicts::check(rules, &listens, report);
     on_machine::check(rules, &listens, machine, report);

@@ -6,10 +6,7 @@ fn limit(word: &str) -> usize {
 }
 
 /// The candidate closest to `word`, if one is close enough to be meant.
-pub(super) fn near<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()

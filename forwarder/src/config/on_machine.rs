@@ -10,21 +10,11 @@ use super::{
 use crate::machine::Machine;
 
 /// Reports what does not fit the machine.
-pub(super) fn check(
-    rules: &[View<'_>],
-    listens: &[Expanded<'_>],
-    machine: &Machine,
-    report: &mut Report,
-) {
+pub(super) fn check(rules: &[View<'_>], listens: &[Expanded<'_>], machine: &Machine, report: &mut Report) {
     let own: HashMap<IpAddr, &str> = machine
         .interfaces
         .iter()
-        .flat_map(|interface| {
-            interface
-                .addresses
-                .iter()
-                .map(|net| (net.addr(), interface.name.as_str()))
-        })
+        .flat_map(|interface| interface.addresses.iter().map(|net| (net.addr(), interface.name.as_str())))
         .collect();
     for rule in rules {
         if let Some(to) = rule.to {
@@ -36,35 +26,19 @@ pub(super) fn check(
     }
     for listen in listens {
         if let (Some(rule), ListenHost::Address(address)) = (rules.get(listen.rule), &listen.host) {
-            check_listen(
-                rule,
-                listen,
-                *address,
-                machine,
-                own.contains_key(address),
-                report,
-            );
+            check_listen(rule, listen, *address, machine, own.contains_key(address), report);
         }
     }
 }
 
-fn check_backend(
-    rule: &View<'_>,
-    to: &Placed<Target>,
-    own: &HashMap<IpAddr, &str>,
-    report: &mut Report,
-) {
+fn check_backend(rule: &View<'_>, to: &Placed<Target>, own: &HashMap<IpAddr, &str>, report: &mut Report) {
     if let Some(interface) = own.get(&to.address) {
         let what = format!(
             "{}to \"{}\" is an address of this machine ({interface}), where forwarding cannot lead",
             rule.label(),
             to.value
         );
-        report.error(
-            to.place,
-            what,
-            "the address of another machine, or let the service here listen itself",
-        );
+        report.error(to.place, what, "the address of another machine, or let the service here listen itself");
     }
 }
 
@@ -90,24 +64,14 @@ fn check_source(
             } else {
                 format!("one of this machine's, such as {}", ours.join(", "))
             };
-            report.error(
-                source.place,
-                format!("{label}source \"{address}\" is not an address of this machine"),
-                hint,
-            );
+            report.error(source.place, format!("{label}source \"{address}\" is not an address of this machine"), hint);
         }
         (Source::Masquerade, Some(to))
             if !machine.sources.contains_key(&to.address) && !own.contains_key(&to.address) =>
         {
-            let what = format!(
-                "{label}there is no route to \"{}\", so no address of ours to masquerade with",
-                to.value
-            );
-            report.error(
-                to.place,
-                what,
-                format!("`ip route get {}` shows what the kernel thinks", to.address),
-            );
+            let what =
+                format!("{label}there is no route to \"{}\", so no address of ours to masquerade with", to.value);
+            report.error(to.place, what, format!("`ip route get {}` shows what the kernel thinks", to.address));
         }
         _ => {}
     }
@@ -145,11 +109,9 @@ fn check_listen(
             format!("{what} takes every port of an address of this machine: SSH to it and its own connections too"),
             "ports, or an address that this machine does not use itself",
         ),
-        Some(ports) if ports.count() > 1 && tcp && (ports.first..=ports.last).contains(&SSH) => report.warning(
-            place,
-            format!("{what} takes port 22 of this machine: SSH to it too"),
-            "a range without 22",
-        ),
+        Some(ports) if ports.count() > 1 && tcp && (ports.first..=ports.last).contains(&SSH) => {
+            report.warning(place, format!("{what} takes port 22 of this machine: SSH to it too"), "a range without 22")
+        }
         Some(ports) if ports.count() > 1 && (tcp || udp) && ports.first <= high && low <= ports.last => report.warning(
             place,
             format!("{what} takes ports that this machine's own connections use ({low}-{high})"),

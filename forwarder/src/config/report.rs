@@ -14,39 +14,20 @@ pub(super) struct Report {
 impl Report {
     /// Nothing found yet in this file.
     pub(super) fn new(path: Option<Arc<str>>) -> Self {
-        Self {
-            path,
-            found: Diagnostics::default(),
-        }
+        Self { path, found: Diagnostics::default() }
     }
 
     fn push(&mut self, severity: Severity, position: Option<Position>, what: String, hint: String) {
-        self.found.push(Diagnostic {
-            severity,
-            path: self.path.clone(),
-            position,
-            what,
-            hint,
-        });
+        self.found.push(Diagnostic { severity, path: self.path.clone(), position, what, hint });
     }
 
     /// Something that keeps the configuration from being used.
-    pub(super) fn error(
-        &mut self,
-        place: Option<Position>,
-        what: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
+    pub(super) fn error(&mut self, place: Option<Position>, what: impl Into<String>, hint: impl Into<String>) {
         self.push(Severity::Error, place, what.into(), hint.into());
     }
 
     /// Something that is probably not meant.
-    pub(super) fn warning(
-        &mut self,
-        place: Option<Position>,
-        what: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
+    pub(super) fn warning(&mut self, place: Option<Position>, what: impl Into<String>, hint: impl Into<String>) {
         self.push(Severity::Warning, place, what.into(), hint.into());
     }
 
@@ -63,11 +44,7 @@ impl Report {
     /// Everything found, if there are errors; else the warnings.
     pub(super) fn finish(self) -> Result<Diagnostics, Diagnostics> {
         let found = self.found.sorted();
-        if found.has_errors() {
-            Err(found)
-        } else {
-            Ok(found)
-        }
+        if found.has_errors() { Err(found) } else { Ok(found) }
     }
 }
 

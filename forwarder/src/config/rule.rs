@@ -170,21 +170,12 @@ pub struct TypedForward {
 
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
     }
 }
 
 /// `ADDR`, `ADDR:PORTS` or `[ADDR6]:PORTS`.
-fn write_host(
-    f: &mut fmt::Formatter<'_>,
-    host: &dyn fmt::Display,
-    v6: bool,
-    ports: Option<Ports>,
-) -> fmt::Result {
+fn write_host(f: &mut fmt::Formatter<'_>, host: &dyn fmt::Display, v6: bool, ports: Option<Ports>) -> fmt::Result {
     match ports {
         None => write!(f, "{host}"),
         Some(ports) if v6 => write!(f, "[{host}]:{ports}"),

@@ -95,11 +95,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            flows: 32_768,
-            new_flows: 8_192,
-            rules: None,
-        }
+        Self { flows: 32_768, new_flows: 8_192, rules: None }
     }
 }
 
@@ -172,11 +168,7 @@ pub(super) struct TimeoutRule {
 /// The timeouts that an RFC sets a minimum for.
 pub(super) const TIMEOUT_RULES: [TimeoutRule; 6] = {
     const fn rule(key: &'static str, minutes: u64, source: &'static str) -> TimeoutRule {
-        TimeoutRule {
-            key,
-            minimum: Duration::from_secs(60 * minutes),
-            source,
-        }
+        TimeoutRule { key, minimum: Duration::from_secs(60 * minutes), source }
     }
     [
         rule("tcp_opening", 4, "RFC 5382 section 5 (REQ-5)"),

@@ -12,50 +12,31 @@ use super::{
 pub(super) type Decision = Result<(), String>;
 
 /// Decides for every rule, and reports those that want to be stateless and cannot.
-pub(super) fn decide(
-    rules: &[View<'_>],
-    listens: &[Expanded<'_>],
-    report: &mut Report,
-) -> Vec<Decision> {
-    let ways: Vec<Way> = listens
-        .iter()
-        .filter_map(|listen| Way::of(rules, listen))
-        .collect();
+pub(super) fn decide(rules: &[View<'_>], listens: &[Expanded<'_>], report: &mut Report) -> Vec<Decision> {
+    let ways: Vec<Way> = listens.iter().filter_map(|listen| Way::of(rules, listen)).collect();
     let rivals = shared_backends(&ways);
     let mut decisions: Vec<Decision> = rules.iter().map(by_itself).collect();
     for (way, rival) in ways.iter().zip(rivals) {
-        let (Some(decision), Some(rival)) = (
-            decisions.get_mut(way.rule),
-            rival.and_then(|rival| ways.get(rival)),
-        ) else {
+        let (Some(decision), Some(rival)) = (decisions.get_mut(way.rule), rival.and_then(|rival| ways.get(rival)))
+        else {
             continue;
         };
         if decision.is_ok() {
             let other = rules.get(rival.rule).filter(|_| rival.rule != way.rule);
-            *decision = Err(ambiguity(
-                way,
-                rival,
-                other.map(|other| other.name.map_or("", |name| name.value.as_str())),
-            ));
+            *decision =
+                Err(ambiguity(way, rival, other.map(|other| other.name.map_or("", |name| name.value.as_str()))));
         }
     }
     for (rule, decision) in rules.iter().zip(&decisions) {
         if let (Some(wanted), Err(why)) = (rule.stateless, decision)
             && wanted.value
         {
-            let hint = if matches!(
-                rule.source.map(|source| source.value),
-                Some(Source::Preserve)
-            ) {
+            let hint = if matches!(rule.source.map(|source| source.value), Some(Source::Preserve)) {
                 "leave `stateless` out: flows are kept where they are needed"
             } else {
                 "source = \"preserve\", or leave `stateless` out"
             };
-            report.error(
-                wanted.place,
-                format!("{}cannot be stateless: {why}", rule.label()),
-                hint,
-            );
+            report.error(wanted.place, format!("{}cannot be stateless: {why}", rule.label()), hint);
         }
     }
     decisions
@@ -65,9 +46,7 @@ pub(super) fn decide(
 fn by_itself(rule: &View<'_>) -> Decision {
     match rule.source.map(|source| source.value) {
         Some(Source::Masquerade) => Err("masquerade keeps a flow per connection".into()),
-        Some(Source::Address(_)) => {
-            Err("a source address of ours keeps a flow per connection".into())
-        }
+        Some(Source::Address(_)) => Err("a source address of ours keeps a flow per connection".into()),
         _ if rule.stateless.is_some_and(|stateless| !stateless.value) => {
             Err("the rule says `stateless = false`".into())
         }
@@ -97,10 +76,7 @@ impl Way {
         let ports = expanded.listen.ports;
         Some(Self {
             rule: expanded.rule,
-            listen: Listen {
-                host: expanded.host.clone(),
-                ports,
-            },
+            listen: Listen { host: expanded.host.clone(), ports },
             to: to.address,
             ports: ports.and(to.ports).or(ports),
             protocols: rule.protocols(ports, to.address.is_ipv6()),
@@ -137,30 +113,17 @@ fn rivals_at(ways: &[Way], indices: &[usize], rivals: &mut [Option<usize>]) {
         }
     };
     // Every protocol: shares something with whoever else leads here.
-    let everything = |index: &&usize| {
-        ways.get(**index)
-            .is_some_and(|way| way.protocols.contains(&None))
-    };
+    let everything = |index: &&usize| ways.get(**index).is_some_and(|way| way.protocols.contains(&None));
     if let Some(every) = indices.iter().find(everything) {
-        indices
-            .iter()
-            .filter(|other| *other != every)
-            .for_each(|other| mark(*every, *other));
+        indices.iter().filter(|other| *other != every).for_each(|other| mark(*every, *other));
         return;
     }
     let mut by_protocol: HashMap<u8, Vec<Span>> = HashMap::new();
     for &index in indices {
         let Some(way) = ways.get(index) else { continue };
-        let Ports { first, last } = way.ports.unwrap_or(Ports {
-            first: 0,
-            last: u16::MAX,
-        });
+        let Ports { first, last } = way.ports.unwrap_or(Ports { first: 0, last: u16::MAX });
         for protocol in way.protocols.iter().flatten() {
-            by_protocol.entry(*protocol).or_default().push(Span {
-                first,
-                last,
-                way: index,
-            });
+            by_protocol.entry(*protocol).or_default().push(Span { first, last, way: index });
         }
     }
     for mut spans in by_protocol.into_values() {
@@ -185,19 +148,10 @@ fn rivals_at(ways: &[Way], indices: &[usize], rivals: &mut [Option<usize>]) {
 /// Says that two ways share backend endpoints. `other_rule`: the name of the other's rule, if it is another.
 fn ambiguity(way: &Way, other: &Way, other_rule: Option<&str>) -> String {
     let ports = match (way.ports, other.ports) {
-        (Some(one), Some(two)) => Some(Ports {
-            first: one.first.max(two.first),
-            last: one.last.min(two.last),
-        }),
+        (Some(one), Some(two)) => Some(Ports { first: one.first.max(two.first), last: one.last.min(two.last) }),
         (one, two) => one.or(two),
     };
-    let shared = Target {
-        address: way.to,
-        ports,
-    };
+    let shared = Target { address: way.to, ports };
     let of = other_rule.map_or_else(String::new, |name| format!(" of rule \"{name}\""));
-    format!(
-        "two listens lead to {shared}, so replies are ambiguous: {} and {}{of}",
-        way.listen, other.listen
-    )
+    format!("two listens lead to {shared}, so replies are ambiguous: {} and {}{of}", way.listen, other.listen)
 }

@@ -24,10 +24,7 @@ impl fmt::Display for SyntaxError {
 impl std::error::Error for SyntaxError {}
 
 fn error<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, SyntaxError> {
-    Err(SyntaxError {
-        what: what.into(),
-        hint: hint.into(),
-    })
+    Err(SyntaxError { what: what.into(), hint: hint.into() })
 }
 
 /// Longest name of an interface (the kernel's IFNAMSIZ, less its terminator).
@@ -46,14 +43,10 @@ fn port(text: &str) -> Result<u16, SyntaxError> {
     match text.parse::<u16>() {
         Ok(0) => error("port 0 is not a port", "a port from 1 to 65535"),
         Ok(port) => Ok(port),
-        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => error(
-            format!("port {text} is out of range"),
-            "a port from 1 to 65535",
-        ),
-        Err(_) => error(
-            format!("`{text}` is not a port"),
-            "a number from 1 to 65535, or a range such as 8000-8100",
-        ),
+        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+            error(format!("port {text} is out of range"), "a port from 1 to 65535")
+        }
+        Err(_) => error(format!("`{text}` is not a port"), "a number from 1 to 65535, or a range such as 8000-8100"),
     }
 }
 
@@ -66,10 +59,7 @@ fn ports(text: &str) -> Result<Ports, SyntaxError> {
         }
     };
     if first > last {
-        return error(
-            format!("the range {first}-{last} is backwards"),
-            format!("{last}-{first}"),
-        );
+        return error(format!("the range {first}-{last} is backwards"), format!("{last}-{first}"));
     }
     Ok(Ports { first, last })
 }
@@ -89,36 +79,24 @@ fn parts(text: &str) -> Result<Parts<'_>, SyntaxError> {
             return error("`[` without `]`", "[2001:db8::1]:80");
         };
         let Ok(address) = inside.parse() else {
-            return error(
-                format!("`{inside}` is not an IPv6 address"),
-                "[2001:db8::1]:80",
-            );
+            return error(format!("`{inside}` is not an IPv6 address"), "[2001:db8::1]:80");
         };
         let address = IpAddr::V6(address);
         return match after.strip_prefix(':') {
             Some(after) => Ok(Parts::Address(address, Some(ports(after)?))),
             None if after.is_empty() => Ok(Parts::Address(address, None)),
-            None => error(
-                format!("`{after}` after the address"),
-                format!("[{address}]:80"),
-            ),
+            None => error(format!("`{after}` after the address"), format!("[{address}]:80")),
         };
     }
     if let Ok(address) = text.parse() {
         return Ok(Parts::Address(address, None));
     }
     let (host, ports) = match text.rsplit_once(':') {
-        Some((host, after)) => (
-            host,
-            Some(ports(after).map_err(|wrong| bare_v6(host).unwrap_or(wrong))?),
-        ),
+        Some((host, after)) => (host, Some(ports(after).map_err(|wrong| bare_v6(host).unwrap_or(wrong))?)),
         None => (text, None),
     };
     if host.is_empty() {
-        return error(
-            "no address",
-            "an address or an interface before the port, such as eth0:80",
-        );
+        return error("no address", "an address or an interface before the port, such as eth0:80");
     }
     if let Some(wrong) = bare_v6(host) {
         return Err(wrong);
@@ -135,10 +113,9 @@ fn bare_v6(host: &str) -> Option<SyntaxError> {
         return None;
     }
     Some(match host.parse::<std::net::Ipv6Addr>() {
-        Ok(address) => SyntaxError {
-            what: "an IPv6 address with a port needs brackets".into(),
-            hint: format!("[{address}]:PORT"),
-        },
+        Ok(address) => {
+            SyntaxError { what: "an IPv6 address with a port needs brackets".into(), hint: format!("[{address}]:PORT") }
+        }
         Err(_) => SyntaxError {
             what: format!("`{host}` is not an address"),
             hint: "ADDR:PORT or [ADDR6]:PORT, such as 203.0.113.7:80 or [2001:db8::1]:80".into(),
@@ -159,9 +136,7 @@ fn unicast(address: IpAddr, instead: &str) -> Result<IpAddr, SyntaxError> {
         _ if address.is_multicast() => "a multicast address",
         IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4 address written as IPv6",
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            "a link-local address, which is never forwarded"
-        }
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address, which is never forwarded",
         _ => return Ok(address),
     };
     error(format!("{address} is {kind}"), instead)
@@ -180,32 +155,22 @@ impl FromStr for Listen {
             if let Ok(prefix) = text.parse::<IpNet>()
                 && prefix.prefix_len() == prefix.max_prefix_len()
             {
-                return error(
-                    "one address needs no prefix length",
-                    prefix.addr().to_string(),
-                );
+                return error("one address needs no prefix length", prefix.addr().to_string());
             }
             return not_yet("listening on a prefix", "one rule for each address");
         }
         match parts(text)? {
             Parts::Address(address, ports) => {
-                let address = unicast(
-                    address,
-                    "an address of this machine, or the name of an interface such as eth0:80",
-                )?;
-                Ok(Self {
-                    host: ListenHost::Address(address),
-                    ports,
-                })
+                let address =
+                    unicast(address, "an address of this machine, or the name of an interface such as eth0:80")?;
+                Ok(Self { host: ListenHost::Address(address), ports })
             }
-            Parts::Name(name, _) if looks_like_v4(name) => error(
-                format!("`{name}` is not an IPv4 address"),
-                "four numbers from 0 to 255, such as 203.0.113.7:80",
-            ),
-            Parts::Name(name, ports) if is_interface_name(name) => Ok(Self {
-                host: ListenHost::Interface(name.to_owned()),
-                ports,
-            }),
+            Parts::Name(name, _) if looks_like_v4(name) => {
+                error(format!("`{name}` is not an IPv4 address"), "four numbers from 0 to 255, such as 203.0.113.7:80")
+            }
+            Parts::Name(name, ports) if is_interface_name(name) => {
+                Ok(Self { host: ListenHost::Interface(name.to_owned()), ports })
+            }
             Parts::Name(name, _) => error(
                 format!("`{name}` is neither an address nor the name of an interface"),
                 "ADDR:PORT, [ADDR6]:PORT or INTERFACE:PORT",
@@ -219,22 +184,17 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, SyntaxError> {
         match parts(text)? {
-            _ if text.contains('/') => error(
-                "a backend is one address, not a prefix",
-                "ADDR or ADDR:PORT",
-            ),
+            _ if text.contains('/') => error("a backend is one address, not a prefix", "ADDR or ADDR:PORT"),
             Parts::Address(address, ports) => {
                 let address = unicast(address, "the address of the backend in its own network")?;
                 Ok(Self { address, ports })
             }
-            Parts::Name(name, _) if looks_like_v4(name) => error(
-                format!("`{name}` is not an IPv4 address"),
-                "four numbers from 0 to 255, such as 10.8.0.2:8080",
-            ),
-            Parts::Name(name, _) => not_yet(
-                &format!("a host name as backend (`{name}`)"),
-                "its address, such as 10.8.0.2:8080",
-            ),
+            Parts::Name(name, _) if looks_like_v4(name) => {
+                error(format!("`{name}` is not an IPv4 address"), "four numbers from 0 to 255, such as 10.8.0.2:8080")
+            }
+            Parts::Name(name, _) => {
+                not_yet(&format!("a host name as backend (`{name}`)"), "its address, such as 10.8.0.2:8080")
+            }
         }
     }
 }
@@ -293,10 +253,7 @@ impl FromStr for Protocol {
             return Ok(Self::Number(number));
         }
         let numeric = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let hint = match super::nearest::near(
-            text,
-            PROTOCOLS.iter().map(|(name, _)| *name).chain(["icmp"]),
-        ) {
+        let hint = match super::nearest::near(text, PROTOCOLS.iter().map(|(name, _)| *name).chain(["icmp"])) {
             Some(name) if !numeric => format!("\"{name}\""),
             _ => "tcp, udp, sctp, icmp, or a protocol number from 0 to 255".into(),
         };
@@ -331,10 +288,7 @@ pub(super) fn allow_prefix(text: &str) -> Result<(IpNet, bool), SyntaxError> {
             match length.parse().map(|length| IpNet::new(address, length)) {
                 Ok(Ok(net)) => Some(net),
                 _ => {
-                    return error(
-                        format!("`{length}` is not a prefix length"),
-                        format!("a number from 0 to {max}"),
-                    );
+                    return error(format!("`{length}` is not a prefix length"), format!("a number from 0 to {max}"));
                 }
             }
         }

@@ -11,9 +11,7 @@ use super::{
     nearest,
     report::{Report, on_line},
     rule::{Forward, Listen, Placed, Protocol, Source, Target},
-    settings::{
-        LONGEST_TIMEOUT, Limits, LogLevel, Mode, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts,
-    },
+    settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
     syntax::{self, SyntaxError},
 };
 
@@ -55,11 +53,7 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         timeouts: timeouts(&file.timeouts, report),
         ..Config::default()
     };
-    let parts = file
-        .forwards
-        .iter()
-        .map(|typed| forward(typed, report))
-        .collect();
+    let parts = file.forwards.iter().map(|typed| forward(typed, report)).collect();
     (config, parts)
 }
 
@@ -68,17 +62,9 @@ fn interfaces(names: &[Placed<String>], report: &mut Report) -> Vec<Placed<Strin
     for name in names {
         if !syntax::is_interface_name(name) {
             let what = format!("\"{}\" is not the name of an interface", name.value);
-            report.error(
-                name.place,
-                what,
-                "a name as `ip link` shows it, such as eth0",
-            );
+            report.error(name.place, what, "a name as `ip link` shows it, such as eth0");
         } else if kept.contains(name) {
-            report.warning(
-                name.place,
-                format!("interface \"{}\" is named twice", name.value),
-                "name it once",
-            );
+            report.warning(name.place, format!("interface \"{}\" is named twice", name.value), "name it once");
         } else {
             kept.push(name.clone());
         }
@@ -86,25 +72,14 @@ fn interfaces(names: &[Placed<String>], report: &mut Report) -> Vec<Placed<Strin
     kept
 }
 
-fn word<T: FromStr + Default>(
-    text: Option<&Placed<String>>,
-    key: &str,
-    words: &[&str],
-    report: &mut Report,
-) -> T {
+fn word<T: FromStr + Default>(text: Option<&Placed<String>>, key: &str, words: &[&str], report: &mut Report) -> T {
     let Some(text) = text else {
         return T::default();
     };
     text.value.parse().unwrap_or_else(|_| {
-        let hint = nearest::near(text, words.iter().copied()).map_or_else(
-            || format!("one of {}", words.join(", ")),
-            |near| format!("\"{near}\""),
-        );
-        report.error(
-            text.place,
-            format!("{key} \"{}\" does not exist", text.value),
-            hint,
-        );
+        let hint = nearest::near(text, words.iter().copied())
+            .map_or_else(|| format!("one of {}", words.join(", ")), |near| format!("\"{near}\""));
+        report.error(text.place, format!("{key} \"{}\" does not exist", text.value), hint);
         T::default()
     })
 }
@@ -117,27 +92,15 @@ fn limits(typed: &[(&'static str, Placed<i64>)], report: &mut Report) -> Limits 
             "new_flows" => Limits::NEW_FLOWS,
             _ => Limits::RULES,
         };
-        let Some(number) = u32::try_from(value.value)
-            .ok()
-            .filter(|number| allowed.contains(number))
-        else {
+        let Some(number) = u32::try_from(value.value).ok().filter(|number| allowed.contains(number)) else {
             let what = format!("limit `{key}` is {} and so out of range", value.value);
-            report.error(
-                value.place,
-                what,
-                format!("a number from {} to {}", allowed.start(), allowed.end()),
-            );
+            report.error(value.place, what, format!("a number from {} to {}", allowed.start(), allowed.end()));
             continue;
         };
         match *key {
             "flows" => limits.flows = number,
             "new_flows" => limits.new_flows = number,
-            _ => {
-                limits.rules = Some(Placed {
-                    value: number,
-                    place: value.place,
-                })
-            }
+            _ => limits.rules = Some(Placed { value: number, place: value.place }),
         }
     }
     limits
@@ -148,11 +111,7 @@ fn timeouts(typed: &[(&'static str, Placed<String>)], report: &mut Report) -> Ti
     for (key, text) in typed {
         let Ok(duration) = humantime::parse_duration(text) else {
             let what = format!("timeout `{key}` \"{}\" is not a duration", text.value);
-            report.error(
-                text.place,
-                what,
-                "a number with its unit, such as \"300s\" or \"2h4m\"",
-            );
+            report.error(text.place, what, "a number with its unit, such as \"300s\" or \"2h4m\"");
             continue;
         };
         if !(SHORTEST_TIMEOUT..=LONGEST_TIMEOUT).contains(&duration) {
@@ -171,13 +130,8 @@ fn timeouts(typed: &[(&'static str, Placed<String>)], report: &mut Report) -> Ti
 fn check_minimum(key: &str, text: &Placed<String>, duration: Duration, report: &mut Report) {
     let rule = TIMEOUT_RULES.iter().find(|rule| rule.key == key);
     if let Some(rule) = rule.filter(|rule| duration < rule.minimum) {
-        let minimum = humantime::format_duration(rule.minimum)
-            .to_string()
-            .replace(' ', "");
-        let what = format!(
-            "timeout `{key}` \"{}\" is shorter than {} allows",
-            text.value, rule.source
-        );
+        let minimum = humantime::format_duration(rule.minimum).to_string().replace(' ', "");
+        let what = format!("timeout `{key}` \"{}\" is shorter than {} allows", text.value, rule.source);
         report.warning(text.place, what, format!("\"{minimum}\" or longer"));
     }
 }
@@ -188,10 +142,7 @@ pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
     let listen = parsed(typed.listen.as_ref(), "listen", &label, report);
     let source = match &typed.source {
         Some(text) => parse_one(text, "source", &label, report),
-        None => Some(Placed {
-            value: Source::default(),
-            place: typed.place,
-        }),
+        None => Some(Placed { value: Source::default(), place: typed.place }),
     };
     if let Some(name) = &typed.name {
         check_name(name, report);
@@ -200,10 +151,7 @@ pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
         place: typed.place,
         name: typed.name.clone(),
         listen: without_repeats(listen, &label, report),
-        protocol: typed
-            .protocol
-            .as_ref()
-            .map(|list| parsed(Some(list), "protocol", &label, report)),
+        protocol: typed.protocol.as_ref().map(|list| parsed(Some(list), "protocol", &label, report)),
         to: target(typed, &label, report),
         source,
         allow: allow(typed, &label, report),
@@ -213,45 +161,22 @@ pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
     part
 }
 
-fn wrong<T>(
-    text: &Placed<String>,
-    key: &str,
-    label: &str,
-    error: SyntaxError,
-    report: &mut Report,
-) -> Option<T> {
-    report.error(
-        text.place,
-        format!("{label}{key} \"{}\": {}", text.value, error.what),
-        error.hint,
-    );
+fn wrong<T>(text: &Placed<String>, key: &str, label: &str, error: SyntaxError, report: &mut Report) -> Option<T> {
+    report.error(text.place, format!("{label}{key} \"{}\": {}", text.value, error.what), error.hint);
     None
 }
 
-fn parse_one<T>(
-    text: &Placed<String>,
-    key: &str,
-    label: &str,
-    report: &mut Report,
-) -> Option<Placed<T>>
+fn parse_one<T>(text: &Placed<String>, key: &str, label: &str, report: &mut Report) -> Option<Placed<T>>
 where
     T: FromStr<Err = SyntaxError>,
 {
     match text.value.parse() {
-        Ok(value) => Some(Placed {
-            value,
-            place: text.place,
-        }),
+        Ok(value) => Some(Placed { value, place: text.place }),
         Err(error) => wrong(text, key, label, error, report),
     }
 }
 
-fn parsed<T>(
-    list: Option<&Placed<Vec<Placed<String>>>>,
-    key: &str,
-    label: &str,
-    report: &mut Report,
-) -> Vec<Placed<T>>
+fn parsed<T>(list: Option<&Placed<Vec<Placed<String>>>>, key: &str, label: &str, report: &mut Report) -> Vec<Placed<T>>
 where
     T: FromStr<Err = SyntaxError>,
 {
@@ -259,24 +184,13 @@ where
         return Vec::new();
     };
     if list.value.is_empty() {
-        let hint = if key == "protocol" {
-            "leave `protocol` out for the default"
-        } else {
-            "at least one entry"
-        };
+        let hint = if key == "protocol" { "leave `protocol` out for the default" } else { "at least one entry" };
         report.error(list.place, format!("{label}`{key}` is an empty list"), hint);
     }
-    list.value
-        .iter()
-        .filter_map(|text| parse_one(text, key, label, report))
-        .collect()
+    list.value.iter().filter_map(|text| parse_one(text, key, label, report)).collect()
 }
 
-fn without_repeats(
-    listens: Vec<Placed<Listen>>,
-    label: &str,
-    report: &mut Report,
-) -> Vec<Placed<Listen>> {
+fn without_repeats(listens: Vec<Placed<Listen>>, label: &str, report: &mut Report) -> Vec<Placed<Listen>> {
     let mut seen = std::collections::HashSet::new();
     listens
         .into_iter()
@@ -312,47 +226,24 @@ fn check_name(name: &Placed<String>, report: &mut Report) {
     if name.value.is_empty() {
         report.error(name.place, "the name of a rule is empty", "name = \"web\"");
     } else if !name.value.chars().all(allowed) {
-        let better: String = name
-            .value
-            .chars()
-            .map(|c| if allowed(c) { c } else { '-' })
-            .take(NAME_MAX)
-            .collect();
-        let what = format!(
-            "the name \"{}\" has characters other than letters, digits, `.`, `_` and `-`",
-            name.value
-        );
+        let better: String = name.value.chars().map(|c| if allowed(c) { c } else { '-' }).take(NAME_MAX).collect();
+        let what = format!("the name \"{}\" has characters other than letters, digits, `.`, `_` and `-`", name.value);
         report.error(name.place, what, format!("name = \"{better}\""));
     } else if name.value.len() > NAME_MAX {
-        report.error(
-            name.place,
-            format!("the name \"{}\" is too long", name.value),
-            "at most 63 characters",
-        );
+        report.error(name.place, format!("the name \"{}\" is too long", name.value), "at most 63 characters");
     }
 }
 
 /// Names that more than one rule has.
-pub(super) fn check_names<'a>(
-    names: impl Iterator<Item = &'a Placed<String>>,
-    report: &mut Report,
-) {
+pub(super) fn check_names<'a>(names: impl Iterator<Item = &'a Placed<String>>, report: &mut Report) {
     let mut first: HashMap<&str, &Placed<String>> = HashMap::new();
     for name in names {
         let Some(other) = first.get(name.value.as_str()) else {
             first.insert(&name.value, name);
             continue;
         };
-        let what = format!(
-            "the name \"{}\" is taken by another rule{}",
-            name.value,
-            on_line(other.place)
-        );
-        report.error(
-            name.place,
-            what,
-            "a name of its own: it is the name of its counters",
-        );
+        let what = format!("the name \"{}\" is taken by another rule{}", name.value, on_line(other.place));
+        report.error(name.place, what, "a name of its own: it is the name of its counters");
     }
 }
 
@@ -369,20 +260,10 @@ fn allow(typed: &FileForward, label: &str, report: &mut Report) -> Vec<Placed<Ip
         match syntax::allow_prefix(text) {
             Ok((prefix, host_bits)) => {
                 if host_bits {
-                    let what = format!(
-                        "{label}allow \"{}\" has bits set beyond its prefix length",
-                        text.value
-                    );
-                    report.warning(
-                        text.place,
-                        what,
-                        format!("\"{prefix}\", which it is taken as"),
-                    );
+                    let what = format!("{label}allow \"{}\" has bits set beyond its prefix length", text.value);
+                    report.warning(text.place, what, format!("\"{prefix}\", which it is taken as"));
                 }
-                prefixes.push(Placed {
-                    value: prefix,
-                    place: text.place,
-                });
+                prefixes.push(Placed { value: prefix, place: text.place });
             }
             Err(error) => {
                 wrong::<IpNet>(text, "allow", label, error, report);

@@ -5,9 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use super::{
     diagnostics::Position,
     report::{Report, on_line},
-    rule::{
-        Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, protocol_numbers,
-    },
+    rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, protocol_numbers},
     validate::Part,
 };
 use crate::machine::Machine;
@@ -55,16 +53,12 @@ impl<'a> From<&'a Forward> for View<'a> {
 impl View<'_> {
     /// "rule "web": ", to begin what is said about it.
     pub(super) fn label(&self) -> String {
-        self.name
-            .map_or_else(String::new, |name| format!("rule \"{}\": ", name.value))
+        self.name.map_or_else(String::new, |name| format!("rule \"{}\": ", name.value))
     }
 
     /// "rule "web" on line 3", to name it in what is said about another.
     pub(super) fn reference(&self, place: Option<Position>) -> String {
-        let name = self.name.map_or_else(
-            || "another rule".to_owned(),
-            |name| format!("rule \"{}\"", name.value),
-        );
+        let name = self.name.map_or_else(|| "another rule".to_owned(), |name| format!("rule \"{}\"", name.value));
         format!("{name}{}", on_line(place.or(self.place)))
     }
 
@@ -108,10 +102,7 @@ impl Expanded<'_> {
         if self.host == written.host {
             return format!("\"{written}\"");
         }
-        let here = Listen {
-            host: self.host.clone(),
-            ports: written.ports,
-        };
+        let here = Listen { host: self.host.clone(), ports: written.ports };
         format!("\"{written}\" (here {here})")
     }
 }
@@ -125,20 +116,14 @@ fn forwardable(address: IpAddr) -> bool {
 }
 
 /// Resolves interface names; without a machine they stay.
-pub(super) fn expand<'a>(
-    rules: &[View<'a>],
-    machine: Option<&Machine>,
-    report: &mut Report,
-) -> Vec<Expanded<'a>> {
+pub(super) fn expand<'a>(rules: &[View<'a>], machine: Option<&Machine>, report: &mut Report) -> Vec<Expanded<'a>> {
     let mut expanded = Vec::with_capacity(rules.len());
     for (rule, view) in rules.iter().enumerate() {
         // Two names may mean one address; within a rule that is no conflict.
         let mut seen = HashSet::new();
         for listen in view.listen {
             let hosts = match (&listen.host, machine) {
-                (ListenHost::Interface(name), Some(machine)) => {
-                    addresses(view, listen, name, machine, report)
-                }
+                (ListenHost::Interface(name), Some(machine)) => addresses(view, listen, name, machine, report),
                 (host, _) => vec![host.clone()],
             };
             for host in hosts {
@@ -159,19 +144,10 @@ fn addresses(
     report: &mut Report,
 ) -> Vec<ListenHost> {
     let Some(interface) = machine.interface(name) else {
-        let names = machine
-            .interfaces
-            .iter()
-            .map(|interface| interface.name.as_str());
-        let hint = super::nearest::near(name, names.clone()).map_or_else(
-            || format!("one of {}", names.collect::<Vec<_>>().join(", ")),
-            |near| format!("\"{near}\""),
-        );
-        let what = format!(
-            "{}listen \"{}\": there is no interface \"{name}\"",
-            view.label(),
-            listen.value
-        );
+        let names = machine.interfaces.iter().map(|interface| interface.name.as_str());
+        let hint = super::nearest::near(name, names.clone())
+            .map_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")), |near| format!("\"{near}\""));
+        let what = format!("{}listen \"{}\": there is no interface \"{name}\"", view.label(), listen.value);
         report.error(listen.place, what, hint);
         return Vec::new();
     };
@@ -179,10 +155,7 @@ fn addresses(
     let mut hosts: Vec<ListenHost> = Vec::new();
     for address in interface.addresses.iter().map(ipnet::IpNet::addr) {
         let host = ListenHost::Address(address);
-        if v6.is_none_or(|v6| v6 == address.is_ipv6())
-            && forwardable(address)
-            && !hosts.contains(&host)
-        {
+        if v6.is_none_or(|v6| v6 == address.is_ipv6()) && forwardable(address) && !hosts.contains(&host) {
             hosts.push(host);
         }
     }
@@ -192,16 +165,8 @@ fn addresses(
             Some(false) => "IPv4 address that is forwarded",
             None => "address that is forwarded",
         };
-        let what = format!(
-            "{}listen \"{}\": interface {name} has no {kind}",
-            view.label(),
-            listen.value
-        );
-        report.error(
-            listen.place,
-            what,
-            format!("`ip address show dev {name}` shows what it has"),
-        );
+        let what = format!("{}listen \"{}\": interface {name} has no {kind}", view.label(), listen.value);
+        report.error(listen.place, what, format!("`ip address show dev {name}` shows what it has"));
     }
     hosts
 }

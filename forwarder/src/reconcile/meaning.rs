@@ -1,8 +1,8 @@
-//! What the tables say about an endpoint or a range: its own entry, or that of the shortest range around it.
+//! What a range would mean if it had no entry of its own.
 
 use std::collections::BTreeMap;
 
-use forwarder_common::abi::{Endpoint, RangeKey};
+use forwarder_common::abi::RangeKey;
 
 use crate::config::Family;
 
@@ -21,37 +21,12 @@ fn shortened<A: Family>(key: &RangeKey<A>, tail: u32) -> RangeKey<A> {
     }
 }
 
-/// The entry of the longest range around `key`, itself included where `tails` says so.
-fn longest<A: Family, T: Copy>(
-    ranges: &BTreeMap<RangeKey<A>, T>,
-    key: &RangeKey<A>,
-    tails: impl Iterator<Item = u32>,
-) -> Option<T> {
-    tails
+/// What the longest of the ranges around `key` says, its own entry aside: what packets would find if that were not there.
+pub(super) fn around<A: Family, T: Copy>(ranges: &BTreeMap<RangeKey<A>, T>, key: &RangeKey<A>) -> Option<T> {
+    let tail = key.prefix_len.saturating_sub(RangeKey::<A>::SIDE_BITS + u32::from(A::BITS));
+    (0..tail)
+        .rev()
         // Nothing names a part of the protocol.
         .filter(|tail| *tail == 0 || *tail >= RangeKey::<A>::PROTOCOL_BITS)
         .find_map(|tail| ranges.get(&shortened(key, tail)).copied())
-}
-
-/// What ranges say about a packet's endpoint.
-pub(super) fn of_endpoint<A: Family, T: Copy>(
-    ranges: &BTreeMap<RangeKey<A>, T>,
-    endpoint: &Endpoint<A>,
-) -> Option<T> {
-    longest(
-        ranges,
-        &RangeKey::exact(*endpoint),
-        (0..=RangeKey::<A>::TAIL_BITS).rev(),
-    )
-}
-
-/// What the ranges around `key` say, its own entry aside: what packets would find if it were not there.
-pub(super) fn around<A: Family, T: Copy>(
-    ranges: &BTreeMap<RangeKey<A>, T>,
-    key: &RangeKey<A>,
-) -> Option<T> {
-    let tail = key
-        .prefix_len
-        .saturating_sub(RangeKey::<A>::SIDE_BITS + u32::from(A::BITS));
-    longest(ranges, key, (0..tail).rev())
 }

@@ -136,16 +136,8 @@ pub struct DoesNotFit {
 
 impl fmt::Display for DoesNotFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            what,
-            needed,
-            available,
-            hint,
-        } = self;
-        write!(
-            f,
-            "the running maps are too small: {needed} {what} needed, room for {available}\n  try: {hint}"
-        )
+        let Self { what, needed, available, hint } = self;
+        write!(f, "the running maps are too small: {needed} {what} needed, room for {available}\n  try: {hint}")
     }
 }
 
@@ -159,14 +151,8 @@ impl DoesNotFit {
             return Ok(());
         }
         let rules = needed.div_ceil(u64::from(per_rule)).next_power_of_two();
-        let hint =
-            format!("rules = {rules} under [limits], then `forwarder unload` and `forwarder load`");
-        Err(Self {
-            what: what.to_owned(),
-            needed,
-            available,
-            hint,
-        })
+        let hint = format!("rules = {rules} under [limits], then `forwarder unload` and `forwarder load`");
+        Err(Self { what: what.to_owned(), needed, available, hint })
     }
 }
 
@@ -175,39 +161,18 @@ pub fn plan(running: &Running, desired: &Compiled) -> Result<Plan, DoesNotFit> {
     let generation = running.generation;
     let live: BTreeSet<u32> = counters_in_use(running);
     let assigned = assign_counters(running, desired, &live)?;
-    let v4 = tables::diff(
-        &running.v4,
-        &desired.v4,
-        generation,
-        &assigned.counters,
-        &running.sizes,
-    )?;
-    let v6 = tables::diff(
-        &running.v6,
-        &desired.v6,
-        generation,
-        &assigned.counters,
-        &running.sizes,
-    )?;
+    let v4 = tables::diff(&running.v4, &desired.v4, generation, &assigned.counters, &running.sizes)?;
+    let v6 = tables::diff(&running.v6, &desired.v6, generation, &assigned.counters, &running.sizes)?;
     let touched = v4.touched.union(&v6.touched).copied().collect();
     let changes = changes(running, &assigned.counters, &live, &touched);
     let operations = operations(running, desired, v4, v6, &assigned.new);
-    Ok(Plan {
-        operations,
-        counters_meanwhile: assigned.meanwhile,
-        counters: assigned.counters,
-        changes,
-    })
+    Ok(Plan { operations, counters_meanwhile: assigned.meanwhile, counters: assigned.counters, changes })
 }
 
 /// The counters of the rules that packets may find now.
 fn counters_in_use(running: &Running) -> BTreeSet<u32> {
-    let v4 = tables::live(&running.v4, running.generation)
-        .into_values()
-        .map(|rule| rule.counter);
-    let v6 = tables::live(&running.v6, running.generation)
-        .into_values()
-        .map(|rule| rule.counter);
+    let v4 = tables::live(&running.v4, running.generation).into_values().map(|rule| rule.counter);
+    let v6 = tables::live(&running.v6, running.generation).into_values().map(|rule| rule.counter);
     v4.chain(v6).collect()
 }
 
@@ -221,20 +186,13 @@ struct Assigned {
 }
 
 /// Gives every desired rule the counter its name has, or a free one.
-fn assign_counters(
-    running: &Running,
-    desired: &Compiled,
-    live: &BTreeSet<u32>,
-) -> Result<Assigned, DoesNotFit> {
+fn assign_counters(running: &Running, desired: &Compiled, live: &BTreeSet<u32>) -> Result<Assigned, DoesNotFit> {
     let mut used: BTreeSet<u32> = running.counters.values().copied().collect();
     used.extend(live);
     // Flows of removed rules still carry their numbers: take those that were out of use the longest.
     let start = used.last().map_or(0, |last| last + 1);
-    let mut free = (start..running.sizes.counters)
-        .chain(0..start)
-        .filter(|id| !used.contains(id));
-    let (mut counters, mut meanwhile, mut new) =
-        (BTreeMap::new(), running.counters.clone(), Vec::new());
+    let mut free = (start..running.sizes.counters).chain(0..start).filter(|id| !used.contains(id));
+    let (mut counters, mut meanwhile, mut new) = (BTreeMap::new(), running.counters.clone(), Vec::new());
     let mut missing = 0;
     for rule in &desired.rules {
         let name = rule.name.to_string();
@@ -251,11 +209,7 @@ fn assign_counters(
     }
     let needed = used.len() + new.len() + missing;
     DoesNotFit::check("rule counters", needed, running.sizes.counters, 4)?;
-    Ok(Assigned {
-        counters,
-        meanwhile,
-        new,
-    })
+    Ok(Assigned { counters, meanwhile, new })
 }
 
 fn changes(
@@ -307,10 +261,7 @@ fn operations(
     operations.extend(v6.prepare.into_iter().map(Operation::V6));
     // A flag only says where to look, so that of a rule to come may be set before the rule is in force.
     if !no_switch && both != running.settings.flags {
-        operations.push(Operation::Settings {
-            generation,
-            part: with_flags(running.settings, both),
-        });
+        operations.push(Operation::Settings { generation, part: with_flags(running.settings, both) });
     }
     operations.extend(v4.announce.into_iter().map(Operation::V4));
     operations.extend(v6.announce.into_iter().map(Operation::V6));
@@ -321,19 +272,13 @@ fn operations(
         }
     } else {
         let generation = generation + 1;
-        operations.push(Operation::Settings {
-            generation,
-            part: with_flags(desired.settings, both),
-        });
+        operations.push(Operation::Settings { generation, part: with_flags(desired.settings, both) });
         operations.push(Operation::AwaitPackets);
     }
     operations.extend(v4.settle.into_iter().map(Operation::V4));
     operations.extend(v6.settle.into_iter().map(Operation::V6));
     if !no_switch && both != last {
-        operations.push(Operation::Settings {
-            generation: generation + 1,
-            part: with_flags(desired.settings, last),
-        });
+        operations.push(Operation::Settings { generation: generation + 1, part: with_flags(desired.settings, last) });
     }
     operations
 }

@@ -27,22 +27,11 @@ pub(super) struct TablePlan<A> {
 type Content<A> = (A, A, A, (u16, u16), u32, u32, u32);
 
 const fn content<A: Copy>(rule: &Rule<A>) -> Content<A> {
-    (
-        rule.listen,
-        rule.to,
-        rule.source,
-        (rule.to_delta, rule.port_shift),
-        rule.flags,
-        rule.counter,
-        rule.allow,
-    )
+    (rule.listen, rule.to, rule.source, (rule.to_delta, rule.port_shift), rule.flags, rule.counter, rule.allow)
 }
 
 /// The slots that packets may read now, each with its rule.
-pub(super) fn live<A: Family>(
-    running: &RunningTables<A>,
-    generation: u32,
-) -> BTreeMap<u32, Rule<A>> {
+pub(super) fn live<A: Family>(running: &RunningTables<A>, generation: u32) -> BTreeMap<u32, Rule<A>> {
     let references = running.endpoints.values().chain(running.ranges.values());
     references
         .filter_map(|reference| reference.slot(generation))
@@ -70,21 +59,9 @@ pub(super) fn diff<A: Family>(
     counters: &BTreeMap<String, u32>,
     sizes: &Sizes,
 ) -> Result<TablePlan<A>, DoesNotFit> {
-    let plan = TablePlan {
-        prepare: Vec::new(),
-        announce: Vec::new(),
-        settle: Vec::new(),
-        touched: BTreeSet::new(),
-    };
+    let plan = TablePlan { prepare: Vec::new(), announce: Vec::new(), settle: Vec::new(), touched: BTreeSet::new() };
     let rules = live(running, generation);
-    let mut diff = Diff {
-        running,
-        desired,
-        generation,
-        slots: Vec::new(),
-        rules,
-        plan,
-    };
+    let mut diff = Diff { running, desired, generation, slots: Vec::new(), rules, plan };
     let lists = diff.allow_lists(sizes)?;
     diff.assign_slots(&lists, counters, sizes)?;
     diff.check_tables(sizes)?;
@@ -103,10 +80,7 @@ impl<A: Family> Diff<'_, A> {
         let mut present: BTreeMap<u32, Vec<(A, u8)>> = BTreeMap::new();
         for key in &self.running.allow {
             let length = key.prefix_len.saturating_sub(u32::BITS) as u8;
-            present
-                .entry(key.list)
-                .or_default()
-                .push((key.address, length));
+            present.entry(key.list).or_default().push((key.address, length));
         }
         // An id that a rule uses, even with nothing in its list, is not free.
         let mut used: BTreeSet<u32> = present.keys().copied().collect();
@@ -119,12 +93,7 @@ impl<A: Family> Diff<'_, A> {
         let mut lists: Lists<A> = HashMap::new();
         let mut entries = self.running.allow.len();
         let mut next = 1..=u32::MAX;
-        for list in self
-            .desired
-            .rules
-            .iter()
-            .filter_map(|rule| rule.allow.as_ref())
-        {
+        for list in self.desired.rules.iter().filter_map(|rule| rule.allow.as_ref()) {
             if lists.contains_key(list) {
                 continue;
             }
@@ -134,25 +103,14 @@ impl<A: Family> Diff<'_, A> {
             };
             if !known.contains_key(&list[..]) {
                 entries += list.len();
-                self.plan
-                    .prepare
-                    .extend(list.iter().map(|(address, length)| {
-                        let prefix_len = u32::BITS + u32::from(*length);
-                        TableWrite::Allow(AllowKey {
-                            prefix_len,
-                            list: id,
-                            address: *address,
-                        })
-                    }));
+                self.plan.prepare.extend(list.iter().map(|(address, length)| {
+                    let prefix_len = u32::BITS + u32::from(*length);
+                    TableWrite::Allow(AllowKey { prefix_len, list: id, address: *address })
+                }));
             }
             lists.insert(Arc::clone(list), id);
         }
-        DoesNotFit::check(
-            &format!("{} entries of allow lists", A::NAME),
-            entries,
-            sizes.allow,
-            32,
-        )?;
+        DoesNotFit::check(&format!("{} entries of allow lists", A::NAME), entries, sizes.allow, 32)?;
         Ok(lists)
     }
 
@@ -171,17 +129,8 @@ impl<A: Family> Diff<'_, A> {
         let mut free = (1..=u32::MAX).filter(|slot| !old.contains(slot));
         for logical in &self.desired.rules {
             let counter = counters.get(&*logical.name).copied().unwrap_or_default();
-            let allow = logical
-                .allow
-                .as_ref()
-                .and_then(|list| lists.get(list))
-                .copied()
-                .unwrap_or_default();
-            let rule = Rule {
-                counter,
-                allow,
-                ..logical.body
-            };
+            let allow = logical.allow.as_ref().and_then(|list| lists.get(list)).copied().unwrap_or_default();
+            let rule = Rule { counter, allow, ..logical.body };
             let slot = match holding.get(&content(&rule)) {
                 Some(slot) => *slot,
                 None => {
@@ -196,29 +145,14 @@ impl<A: Family> Diff<'_, A> {
         }
         // Slot 0 is never used.
         let room = sizes.rules.saturating_sub(1);
-        DoesNotFit::check(
-            &format!("{} rule slots", A::NAME),
-            self.rules.len(),
-            room,
-            2,
-        )
+        DoesNotFit::check(&format!("{} rule slots", A::NAME), self.rules.len(), room, 2)
     }
 
     fn check_tables(&self, sizes: &Sizes) -> Result<(), DoesNotFit> {
         let endpoints = union(&self.running.endpoints, &self.desired.endpoints);
-        DoesNotFit::check(
-            &format!("{} endpoints", A::NAME),
-            endpoints,
-            sizes.endpoints,
-            8,
-        )?;
+        DoesNotFit::check(&format!("{} endpoints", A::NAME), endpoints, sizes.endpoints, 8)?;
         let ranges = union(&self.running.ranges, &self.desired.ranges);
-        DoesNotFit::check(
-            &format!("{} entries of port ranges", A::NAME),
-            ranges,
-            sizes.ranges,
-            32,
-        )
+        DoesNotFit::check(&format!("{} entries of port ranges", A::NAME), ranges, sizes.ranges, 32)
     }
 
     fn slot(&self, index: usize) -> u32 {
@@ -230,26 +164,11 @@ impl<A: Family> Diff<'_, A> {
         for key in keys(&running.endpoints, &desired.endpoints) {
             let present = running.endpoints.get(key).copied();
             let wanted = desired.endpoints.get(key).map(|index| self.slot(*index));
-            let before = match present.and_then(|reference| reference.slot(generation)) {
-                Some(slot) => slot,
-                None => meaning::of_endpoint(&running.ranges, key)
-                    .and_then(|reference| reference.slot(generation))
-                    .unwrap_or_default(),
-            };
-            let after = wanted.unwrap_or_else(|| {
-                meaning::of_endpoint(&desired.ranges, key)
-                    .map(|index| self.slot(index))
-                    .unwrap_or_default()
-            });
+            // An entry that means nothing in a generation leaves the word to the ranges.
+            let before = present.and_then(|reference| reference.slot(generation)).unwrap_or_default();
+            let after = wanted.unwrap_or_default();
             let write = |reference| TableWrite::Endpoint(*key, reference);
-            self.reference(
-                present,
-                wanted,
-                before,
-                after,
-                write,
-                TableWrite::RemoveEndpoint(*key),
-            );
+            self.reference(present, wanted, before, after, write, TableWrite::RemoveEndpoint(*key));
         }
     }
 
@@ -265,19 +184,10 @@ impl<A: Family> Diff<'_, A> {
                 .and_then(|reference| reference.slot(generation))
                 .unwrap_or_default();
             let after = wanted.unwrap_or_else(|| {
-                meaning::around(&desired.ranges, key)
-                    .map(|index| self.slot(index))
-                    .unwrap_or_default()
+                meaning::around(&desired.ranges, key).map(|index| self.slot(index)).unwrap_or_default()
             });
             let write = |reference| TableWrite::Range(*key, reference);
-            self.reference(
-                present,
-                wanted,
-                before,
-                after,
-                write,
-                TableWrite::RemoveRange(*key),
-            );
+            self.reference(present, wanted, before, after, write, TableWrite::RemoveRange(*key));
         }
     }
 
@@ -300,44 +210,24 @@ impl<A: Family> Diff<'_, A> {
             self.plan.announce.push(write(RuleRef::settled(after)));
             return;
         }
-        self.plan.announce.push(write(RuleRef {
-            before,
-            after,
-            at: self.generation + 1,
-        }));
-        self.plan
-            .settle
-            .push(wanted.map_or(remove, |slot| write(RuleRef::settled(slot))));
+        self.plan.announce.push(write(RuleRef { before, after, at: self.generation + 1 }));
+        self.plan.settle.push(wanted.map_or(remove, |slot| write(RuleRef::settled(slot))));
         // What an entry merely stood in front of has not changed.
         let slots = [present.map(|_| before), wanted];
-        let counters = slots
-            .into_iter()
-            .flatten()
-            .filter_map(|slot| self.rules.get(&slot))
-            .map(|rule| rule.counter);
+        let counters = slots.into_iter().flatten().filter_map(|slot| self.rules.get(&slot)).map(|rule| rule.counter);
         self.plan.touched.extend(counters);
     }
 
     /// Removes the lists, whole or half written, that no rule uses any more.
     fn drop_lists(&mut self, lists: &Lists<A>) {
         let kept: BTreeSet<u32> = lists.values().copied().collect();
-        let gone = self
-            .running
-            .allow
-            .iter()
-            .filter(|key| !kept.contains(&key.list));
-        self.plan
-            .settle
-            .extend(gone.map(|key| TableWrite::RemoveAllow(*key)));
+        let gone = self.running.allow.iter().filter(|key| !kept.contains(&key.list));
+        self.plan.settle.extend(gone.map(|key| TableWrite::RemoveAllow(*key)));
     }
 }
 
-fn keys<'a, K: Ord, V, W>(
-    one: &'a BTreeMap<K, V>,
-    two: &'a BTreeMap<K, W>,
-) -> impl Iterator<Item = &'a K> {
-    one.keys()
-        .chain(two.keys().filter(|key| !one.contains_key(key)))
+fn keys<'a, K: Ord, V, W>(one: &'a BTreeMap<K, V>, two: &'a BTreeMap<K, W>) -> impl Iterator<Item = &'a K> {
+    one.keys().chain(two.keys().filter(|key| !one.contains_key(key)))
 }
 
 fn union<K: Ord, V, W>(one: &BTreeMap<K, V>, two: &BTreeMap<K, W>) -> usize {
