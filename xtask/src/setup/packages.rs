@@ -66,8 +66,12 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     install(&missing)
 }
 
-/// Installs Debian packages with apt-get. Nothing that is installed is removed for them.
+/// Installs those of these Debian packages that are not installed, with apt-get. Nothing is removed for them.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let packages: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
     let list = packages.join(" ");
     if find_program("apt-get").is_none() {
         bail!(
@@ -79,9 +83,9 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     }
     let step = Step::begin(format!("Installing Debian packages: {list}"));
     // The package lists of a fresh machine are empty or old, those of most others are good: refresh them only if needed.
-    if step.run(apt_get("install").args(packages)).is_err() {
+    if step.run(apt_get("install").args(&packages)).is_err() {
         step.run(&mut apt_get("update"))?;
-        step.run(apt_get("install").args(packages)).with_context(|| {
+        step.run(apt_get("install").args(&packages)).with_context(|| {
             format!(
                 "Debian packages could not be installed: {list}. They are those of Debian 12 with its security updates \
                  (bookworm-security)"
@@ -90,6 +94,13 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     }
     step.done();
     Ok(())
+}
+
+fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", package])
+        .output()
+        .is_ok_and(|status| status.stdout == b"installed")
 }
 
 fn apt_get(command: &str) -> Command {
