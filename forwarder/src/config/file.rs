@@ -106,7 +106,11 @@ fn parse<'a>(text: &'a str, report: &'a mut Report) -> (Spanned<Table<'a>>, Read
     for error in errors {
         let place = error.span().map(|span| reader.place(&span));
         let what = error.message().replace('\n', ", ");
-        let hint = "texts stand in quotes and lists in brackets: key = \"text\", key = [\"a\", \"b\"]";
+        let hint = if what.starts_with("duplicate key") {
+            "one of the two"
+        } else {
+            "texts stand in quotes and lists in brackets: key = \"text\", key = [\"a\", \"b\"]"
+        };
         reader.report.error(place, what, hint);
     }
     (document, reader)
@@ -129,12 +133,13 @@ impl Reader<'_> {
     fn unknown_keys(&mut self, table: &Table<'_>, known: &[&str], r#where: &str) {
         for (key, _) in table.iter() {
             let name: &str = key.get_ref();
-            if known.contains(&name) {
+            let top = known.contains(&"forward");
+            if known.contains(&name) || (top && TOP_LATER.contains(&name)) {
                 continue;
             }
             let hint = match nearest::near(name, known.iter().copied()) {
                 Some(near) => format!("`{near}`"),
-                None if known.contains(&"forward") && FORWARD.contains(&name) => {
+                None if top && FORWARD.contains(&name) => {
                     format!("`{name}` below a [[forward]]")
                 }
                 None => format!("one of {}", known.join(", ")),
@@ -234,8 +239,7 @@ impl Reader<'_> {
     }
 
     fn document(&mut self, document: &Table<'_>) -> File {
-        let known: Vec<&str> = TOP.into_iter().chain(TOP_LATER).collect();
-        self.unknown_keys(document, &known, "the file");
+        self.unknown_keys(document, &TOP, "the file");
         for later in TOP_LATER {
             if let Some((key, _)) = document.get_key_value(later) {
                 let what = format!("[[{later}]]: not supported by this version yet");

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use super::{
     report::Report,
     rule::{ListenHost, Placed, Source, Target, protocol_numbers},
-    view::{Expanded, View},
+    view::{self, Expanded, View},
 };
 use crate::machine::Machine;
 
@@ -54,7 +54,7 @@ fn check_source(
         (Source::Address(address), _) if !own.contains_key(&address) => {
             let mut ours: Vec<String> = own
                 .keys()
-                .filter(|other| other.is_ipv6() == address.is_ipv6() && !other.is_loopback())
+                .filter(|other| other.is_ipv6() == address.is_ipv6() && view::forwardable(**other))
                 .map(ToString::to_string)
                 .collect();
             ours.sort_unstable();

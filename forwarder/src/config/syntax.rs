@@ -42,8 +42,9 @@ pub(super) fn is_interface_name(name: &str) -> bool {
 fn port(text: &str) -> Result<u16, SyntaxError> {
     match text.parse::<u16>() {
         Ok(0) => error("port 0 is not a port", "a port from 1 to 65535"),
+        Err(_) if text.is_empty() => error("a port is missing", "a port from 1 to 65535"),
         Ok(port) => Ok(port),
-        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+        Err(_) if text.bytes().all(|b| b.is_ascii_digit()) => {
             error(format!("port {text} is out of range"), "a port from 1 to 65535")
         }
         Err(_) => error(format!("`{text}` is not a port"), "a number from 1 to 65535, or a range such as 8000-8100"),
@@ -151,10 +152,8 @@ impl FromStr for Listen {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Self, SyntaxError> {
-        if text.contains('/') {
-            if let Ok(prefix) = text.parse::<IpNet>()
-                && prefix.prefix_len() == prefix.max_prefix_len()
-            {
+        if let Ok(prefix) = text.parse::<IpNet>() {
+            if prefix.prefix_len() == prefix.max_prefix_len() {
                 return error("one address needs no prefix length", prefix.addr().to_string());
             }
             return not_yet("listening on a prefix", "one rule for each address");
@@ -183,8 +182,10 @@ impl FromStr for Target {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Self, SyntaxError> {
+        if text.parse::<IpNet>().is_ok() {
+            return not_yet("forwarding to a prefix", "ADDR or ADDR:PORT");
+        }
         match parts(text)? {
-            _ if text.contains('/') => error("a backend is one address, not a prefix", "ADDR or ADDR:PORT"),
             Parts::Address(address, ports) => {
                 let address = unicast(address, "the address of the backend in its own network")?;
                 Ok(Self { address, ports })

@@ -108,7 +108,7 @@ impl Expanded<'_> {
 }
 
 /// Whether packets to or from this address are forwarded at all.
-fn forwardable(address: IpAddr) -> bool {
+pub(super) fn forwardable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_unspecified(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unspecified() && !v6.is_unicast_link_local(),
