@@ -47,7 +47,6 @@ fn check_listen(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, repor
     }
     let bare = Target { ports: None, ..to.value };
     match (listen.ports, to.ports) {
-        (_, None) => {}
         (None, Some(ports)) => {
             let what =
                 format!("{label}listen \"{}\" is a whole address and to \"{}\" names a port", listen.value, to.value);
@@ -72,7 +71,7 @@ fn check_listen(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, repor
             };
             report.error(to.place, what, hint);
         }
-        (Some(_), Some(_)) => {}
+        (_, None) | (Some(_), Some(_)) => {}
     }
 }
 

@@ -49,9 +49,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type Blocks = &'static [(u16, u32)];
+
     #[test]
     fn blocks_of_known_ranges() {
-        let table: [(u16, u16, &[(u16, u32)]); 6] = [
+        let table: [(u16, u16, Blocks); 6] = [
             (80, 80, &[(80, 0)]),
             (8000, 8001, &[(8000, 1)]),
             (1, 2, &[(1, 0), (2, 0)]),

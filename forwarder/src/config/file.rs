@@ -131,7 +131,7 @@ impl Reader<'_> {
 
     /// Names the keys that mean nothing here.
     fn unknown_keys(&mut self, table: &Table<'_>, known: &[&str], r#where: &str) {
-        for (key, _) in table.iter() {
+        for (key, _) in table {
             let name: &str = key.get_ref();
             let top = known.contains(&"forward");
             if known.contains(&name) || (top && TOP_LATER.contains(&name)) {
@@ -282,7 +282,7 @@ impl Reader<'_> {
             return Vec::new();
         };
         let mut forwards = Vec::with_capacity(list.len());
-        for item in list.iter() {
+        for item in list {
             if let Some(table) = item.get_ref().as_table() {
                 forwards.push(self.forward(table, &item.span()));
             } else {

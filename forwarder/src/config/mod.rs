@@ -157,7 +157,7 @@ impl Draft {
     fn finish(self) -> Result<Config, Diagnostics> {
         let warnings = self.report.finish()?;
         let forwards = self.parts.into_iter().filter_map(Part::into_forward).collect();
-        Ok(Config { warnings, forwards, ..self.config })
+        Ok(Config { forwards, warnings, ..self.config })
     }
 }
 

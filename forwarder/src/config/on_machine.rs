@@ -110,7 +110,7 @@ fn check_listen(
             "ports, or an address that this machine does not use itself",
         ),
         Some(ports) if ports.count() > 1 && tcp && (ports.first..=ports.last).contains(&SSH) => {
-            report.warning(place, format!("{what} takes port 22 of this machine: SSH to it too"), "a range without 22")
+            report.warning(place, format!("{what} takes port 22 of this machine: SSH to it too"), "a range without 22");
         }
         Some(ports) if ports.count() > 1 && (tcp || udp) && ports.first <= high && low <= ports.last => report.warning(
             place,

@@ -52,13 +52,9 @@ fn port(text: &str) -> Result<u16, SyntaxError> {
 }
 
 fn ports(text: &str) -> Result<Ports, SyntaxError> {
-    let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (port(first.trim())?, port(last.trim())?),
-        None => {
-            let only = port(text)?;
-            (only, only)
-        }
-    };
+    // "80" is "80-80".
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port(first.trim())?, port(last.trim())?);
     if first > last {
         return error(format!("the range {first}-{last} is backwards"), format!("{last}-{first}"));
     }

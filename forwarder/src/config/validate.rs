@@ -155,7 +155,7 @@ pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
         to: target(typed, &label, report),
         source,
         allow: allow(typed, &label, report),
-        stateless: typed.stateless.clone(),
+        stateless: typed.stateless,
     };
     super::agreement::check(&part, &label, report);
     prefix_lengths(typed, &label, report);

@@ -131,16 +131,12 @@ impl<A: Family> Diff<'_, A> {
             let counter = counters.get(&*logical.name).copied().unwrap_or_default();
             let allow = logical.allow.as_ref().and_then(|list| lists.get(list)).copied().unwrap_or_default();
             let rule = Rule { counter, allow, ..logical.body };
-            let slot = match holding.get(&content(&rule)) {
-                Some(slot) => *slot,
-                None => {
-                    let slot = free.next().unwrap_or(u32::MAX);
-                    holding.insert(content(&rule), slot);
-                    self.rules.insert(slot, rule);
-                    self.plan.prepare.push(TableWrite::Rule(slot, rule));
-                    slot
-                }
-            };
+            let slot = *holding.entry(content(&rule)).or_insert_with(|| {
+                let slot = free.next().unwrap_or(u32::MAX);
+                self.rules.insert(slot, rule);
+                self.plan.prepare.push(TableWrite::Rule(slot, rule));
+                slot
+            });
             self.slots.push(slot);
         }
         // Slot 0 is never used.

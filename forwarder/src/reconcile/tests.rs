@@ -1,5 +1,13 @@
 //! Plans, carried out on a model of the maps.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may fail by panicking"
+)]
+#![allow(clippy::type_complexity, reason = "tables spell their columns out")]
+#![allow(clippy::format_collect, reason = "files of a test are short, or made once")]
 
 mod model;
 mod properties;

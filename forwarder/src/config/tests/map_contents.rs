@@ -138,7 +138,7 @@ fn a_rules_body() {
     assert_eq!(body.port_shift, 8000);
     assert_eq!(body.flags, rule_flags::REWRITE_SOURCE | rule_flags::ALLOW);
     assert_eq!((body.counter, body.allow), (0, 0));
-    let mut allowed = vec![(v4("198.51.100.0"), 24), (v4("192.0.2.1"), 32)];
+    let mut allowed = [(v4("198.51.100.0"), 24), (v4("192.0.2.1"), 32)];
     allowed.sort_unstable();
     assert_eq!(masquerade.allow.as_deref(), Some(&allowed[..]));
 

@@ -125,7 +125,7 @@ impl Maps {
         let ranges = self.running.settings.flags & setting_flags::RANGES_V4 != 0;
         let slot = match exact {
             Some(slot) => slot,
-            None if ranges => longest(&v4.ranges, &endpoint)?.slot(generation)?,
+            None if ranges => longest(&v4.ranges, endpoint)?.slot(generation)?,
             None => return None,
         };
         let rule = *self.slots4.get(&slot).expect("a reference leads to a rule that was written");
@@ -166,14 +166,14 @@ fn write_table<A: Family>(tables: &mut RunningTables<A>, slots: &mut BTreeMap<u3
 }
 
 /// The kernel's longest-prefix match, naively: bit by bit over the bytes of the key, over all entries.
-pub(super) fn longest<T: Copy>(ranges: &BTreeMap<RangeKey<V4>, T>, endpoint: &Endpoint<V4>) -> Option<T> {
+pub(super) fn longest<T: Copy>(ranges: &BTreeMap<RangeKey<V4>, T>, endpoint: Endpoint<V4>) -> Option<T> {
     // The key's bytes after its length, as the kernel compares them: from the first bit on.
     let bits = |key: &RangeKey<V4>| {
         let words = [key.side, key.address, u32::from(key.protocol.to_be()) << 16 | u32::from(key.port.to_be())];
         let [side, address, tail] = [words[0].to_be(), words[1].to_be(), words[2]];
         u128::from(side) << 64 | u128::from(address) << 32 | u128::from(tail)
     };
-    let packet = bits(&RangeKey::exact(*endpoint));
+    let packet = bits(&RangeKey::exact(endpoint));
     ranges
         .iter()
         .filter(|(key, _)| (bits(key) ^ packet) >> (96 - key.prefix_len) == 0)
@@ -184,7 +184,7 @@ pub(super) fn longest<T: Copy>(ranges: &BTreeMap<RangeKey<V4>, T>, endpoint: &En
 /// What a packet finds in tables that are not in maps yet.
 pub(super) fn meant(desired: &Compiled, endpoint: Endpoint<V4>) -> Found<V4> {
     let v4 = &desired.v4;
-    let index = v4.endpoints.get(&endpoint).copied().or_else(|| longest(&v4.ranges, &endpoint))?;
+    let index = v4.endpoints.get(&endpoint).copied().or_else(|| longest(&v4.ranges, endpoint))?;
     let logical = &v4.rules[index];
     let list = logical.allow.iter().flat_map(|list| list.iter());
     let allow = list.map(|(address, length)| (*address, u32::from(*length))).collect();
