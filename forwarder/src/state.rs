@@ -96,6 +96,8 @@ pub struct AttachedInterface {
     pub tc: TcAttachment,
     /// Whether `load` switched the removal of VLAN tags off.
     pub vlan_stripping_off: bool,
+    /// Whether XDP on other interfaces may send out of it.
+    pub xdp_out: bool,
 }
 
 /// A value below `/proc/sys` that `load` changed.
@@ -116,7 +118,18 @@ pub struct StateFile {
 /// Held while a command changes an instance.
 #[derive(Debug)]
 pub struct Lock {
+    path: PathBuf,
+    state: PathBuf,
     _file: Flock<File>,
+}
+
+impl Drop for Lock {
+    /// A lock of nothing is not left behind. Whoever waits for it notices that its file is gone.
+    fn drop(&mut self) {
+        if !self.state.exists() {
+            drop(fs::remove_file(&self.path));
+        }
+    }
 }
 
 impl State {
@@ -143,6 +156,17 @@ impl State {
     pub fn is_here(&self) -> Result<bool> {
         Ok(self.network_namespace == network_namespace()?)
     }
+}
+
+/// Locks the file, and says so when that takes waiting.
+fn wait_for(file: File) -> Result<Flock<File>, Errno> {
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => return Ok(file),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, errno)) => return Err(errno),
+    };
+    eprintln!("waiting for another forwarder command to finish");
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
 }
 
 /// The network namespace of this process: the device and inode of its file.
@@ -191,20 +215,20 @@ impl StateFile {
             fs::create_dir_all(directory)
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;
         }
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-        let file = open().with_context(|| format!("cannot open {}", path.display()))?;
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => return Ok(Lock { _file: file }),
-            Err((file, Errno::EWOULDBLOCK)) => file,
-            Err((_, errno)) => {
-                return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
+        loop {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .with_context(|| format!("cannot open {}", path.display()))?;
+            let file = wait_for(file).with_context(|| format!("cannot lock {}", path.display()))?;
+            let links = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?.nlink();
+            if links > 0 {
+                return Ok(Lock { path, state: self.path.clone(), _file: file });
             }
-        };
-        eprintln!("waiting for another forwarder command to finish");
-        let file = Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| errno)
-            .with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(Lock { _file: file })
+        }
     }
 
     /// The state; none when nothing is loaded with these pins.

@@ -57,7 +57,8 @@ mod tests {
             let done = &done;
             undo.push(format!("step {step}"), move || {
                 done.borrow_mut().push(step);
-                if step == 2 { anyhow::bail!("stuck") } else { Ok(()) }
+                anyhow::ensure!(step != 2, "stuck");
+                Ok(())
             });
         }
         let failures = undo.undo();

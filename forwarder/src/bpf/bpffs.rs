@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::{fs::MetadataExt as _, process::parent_id},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -53,23 +53,29 @@ fn is_bpffs(path: &Path) -> Result<bool> {
     Ok(filesystem.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Whether the mount at `path` belongs to a mount namespace made for this very command.
+/// Whether the mount at `path` is seen by this very command alone.
 ///
-/// That is so when neither the parent process nor the first process sees it: a container's first process does,
-/// and so does a shell that lives in a mount namespace of its own.
+/// `ip netns exec` gives its command a mount namespace that ends with it. A container's processes, or a shell in a
+/// mount namespace of its own, are there to see the pins after us.
 fn vanishes(path: &Path, mounted: bool) -> Result<bool> {
-    let ours = mount_namespace("self").context("cannot tell our mount namespace")?;
-    // A process that we may not look at is no evidence that the pins vanish.
-    let shared = |process: &str| mount_namespace(process).is_none_or(|theirs| theirs == ours);
-    if shared("1") || shared(&parent_id().to_string()) {
+    let ours = mount_namespace("self").context("cannot tell our mount namespace; is /proc mounted?")?;
+    if mounted && same_file_system(path, &Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(path))) {
         return Ok(false);
     }
-    let theirs: PathBuf = Path::new("/proc/1/root").join(path.strip_prefix("/").unwrap_or(path));
-    let same_file_system = match (fs::metadata(path), fs::metadata(theirs)) {
+    let own_id = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").context("cannot list /proc")?;
+    let seen_by_others = processes
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own_id)
+        .any(|process| mount_namespace(&process).is_some_and(|theirs| theirs == ours));
+    Ok(!seen_by_others)
+}
+
+fn same_file_system(ours: &Path, theirs: &Path) -> bool {
+    match (fs::metadata(ours), fs::metadata(theirs)) {
         (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev(),
         _ => false,
-    };
-    Ok(!(mounted && same_file_system))
+    }
 }
 
 fn mount_namespace(process: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use aya::{
     maps::MapType,
-    programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType},
+    programs::{ProgramType, SchedClassifier, TcAttachType},
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
@@ -53,10 +53,6 @@ fn lacking() -> Result<Option<&'static str>> {
 
 /// Whether TC programs can be attached by a link (tcx, Linux 6.6), which outlives the command when pinned.
 pub fn has_tcx() -> bool {
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Ok(_) => true,
-        // Kernels before tcx do not know the attach type.
-        Err(ProgramError::SyscallError(_)) => false,
-        Err(_) => false,
-    }
+    // Kernels before tcx do not know the attach type.
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }

@@ -2,8 +2,8 @@
 
 use std::{os::fd::AsFd as _, path::Path};
 
-use anyhow::{Context as _, Result};
-use aya_log::EbpfLogger;
+use anyhow::{Context as _, Result, bail};
+use aya_log::{EbpfLogger, Error};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -16,8 +16,11 @@ use super::attach;
 /// `program` is the name of one of the pinned programs: they share one log. Each message goes to one reader only.
 pub fn follow(pins: &Path, program: &str, sink: impl log::Log, enough: impl Fn() -> bool) -> Result<()> {
     let id = attach::pinned_program(pins, program)?;
-    let mut logger = EbpfLogger::init_from_id_with_logger(id, sink)
-        .with_context(|| format!("cannot open the log of the running programs (by {program}, id {id})"))?;
+    let mut logger = match EbpfLogger::init_from_id_with_logger(id, sink) {
+        Ok(logger) => logger,
+        Err(Error::MapNotFound) => bail!("the running programs have no log; were they built without it?"),
+        Err(error) => return Err(error).with_context(|| format!("cannot open the log of program {program}, id {id}")),
+    };
     while !enough() {
         let mut ready = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::NONE) {

@@ -13,6 +13,8 @@ pub struct Facts<'a> {
     pub driver: Option<&'a str>,
     /// Whether its packets have an Ethernet header.
     pub has_link_header: bool,
+    /// Whether the driver redirects packets; none when the kernel does not say.
+    pub redirects: Option<bool>,
 }
 
 /// The mode in use and the reason for it, for people.
@@ -74,12 +76,14 @@ pub fn choose(requested: Mode, facts: Facts<'_>) -> Choice {
 }
 
 fn automatic(facts: Facts<'_>) -> Choice {
-    let Facts { kind, driver, has_link_header } = facts;
+    let Facts { kind, driver, has_link_header, redirects } = facts;
     let (mode, why) = if !has_link_header {
         let what = kind.or(driver).unwrap_or("the interface");
         (Mode::Tc, format!("{what} delivers packets without an Ethernet header"))
     } else if let Some(why) = [kind, driver].into_iter().flatten().find_map(better_at_tc) {
         (Mode::Tc, why.to_owned())
+    } else if redirects == Some(false) {
+        (Mode::Tc, format!("{} does not redirect packets in XDP", driver.or(kind).unwrap_or("its driver")))
     } else if let Some(driver) = driver.filter(|driver| NATIVE.contains(driver)) {
         (Mode::Native, format!("the {driver} driver runs XDP well"))
     } else if let Some(what) = kind.or(driver) {
@@ -100,7 +104,7 @@ mod tests {
 
     fn facts<'a>(kind: &'a str, driver: &'a str, has_link_header: bool) -> Facts<'a> {
         let some = |text: &'a str| (!text.is_empty()).then_some(text);
-        Facts { kind: some(kind), driver: some(driver), has_link_header }
+        Facts { kind: some(kind), driver: some(driver), has_link_header, redirects: None }
     }
 
     #[test]
@@ -135,6 +139,15 @@ mod tests {
             assert_eq!(choice.mode, mode, "{requested} {kind} {driver} {header}: {}", choice.why);
             assert!(choice.why.contains(word), "{requested} {kind} {driver}: {}", choice.why);
         }
+    }
+
+    #[test]
+    fn a_driver_that_does_not_redirect_is_served_at_tc_unless_told_otherwise() {
+        let facts = Facts { redirects: Some(false), ..facts("", "mlx5_core", true) };
+        let choice = choose(Mode::Auto, facts);
+        assert_eq!(choice.mode, Mode::Tc);
+        assert!(choice.why.contains("mlx5_core does not redirect"), "{}", choice.why);
+        assert_eq!(choose(Mode::Native, facts).mode, Mode::Native);
     }
 
     #[test]

@@ -44,13 +44,11 @@ pub async fn run(pins: &Path, options: &Add, out: &mut dyn Write) -> Result<()> 
         options.save.then(|| SavedConfig::open(&instance, |text| Ok(edit::add_forward(text, &typed)?))).transpose()?;
     reload::apply(&mut instance, config, &compiled)?;
     writeln!(out, "added: {}", options.name)?;
-    match saved {
-        Some(saved) => saved.write(&mut instance, out),
-        None => {
-            writeln!(out, "It is gone after the next reload; --save writes it to the configuration too.")?;
-            Ok(())
-        }
+    if let Some(saved) = saved {
+        return saved.write(&mut instance, out);
     }
+    writeln!(out, "It is gone after the next reload; --save writes it to the configuration too.")?;
+    Ok(())
 }
 
 /// A changed text of the configuration file, not yet written.

@@ -150,9 +150,9 @@ fn any_in_family<'a, A: Family>(tables: &'a FamilyTables<A>, listener: &Listener
     };
     let exact =
         tables.endpoints.iter().find(|(endpoint, _)| **endpoint == wanted(endpoint.address)).map(|(_, index)| index);
-    let range =
-        || tables.ranges.iter().find(|(range, _)| matches(range, &wanted(range.address))).map(|(_, index)| index);
-    let index = exact.or_else(range)?;
+    let ranges = || tables.ranges.iter().filter(|(range, _)| matches(range, &wanted(range.address)));
+    let longest = || ranges().max_by_key(|(range, _)| range.prefix_len).map(|(_, index)| index);
+    let index = exact.or_else(longest)?;
     tables.rules.get(*index).map(|rule| rule.name.as_ref())
 }
 

@@ -25,6 +25,7 @@ use crate::{
         ethtool,
         netlink::{Link, Netlink},
         sockets, sysctl,
+        xdp_features::{self, XdpFeatures},
     },
     reconcile::{self, Running, RunningTables},
     state::{AttachedInterface, State, StateFile},
@@ -39,7 +40,9 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
     let netlink = Netlink::connect()?;
     let (machine, links) = netlink.machine(&draft.backends()).await?;
     let (mut config, compiled) = draft.compile(&machine)?;
-    print_warnings(&compiled.warnings);
+    if config_path.is_some() {
+        print_warnings(&compiled.warnings);
+    }
     override_config(&mut config, options);
     let headerless: Vec<u32> =
         links.iter().filter(|link| !link.interface.has_link_header).map(|link| link.interface.index).collect();
@@ -74,12 +77,11 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
         Ok(memory) => memory,
         Err(error) => {
             let stuck = undo.undo();
-            let rest = stuck.iter().map(|error| format!("\n  could not be undone: {error:#}"));
-            let rest: String = rest.collect();
+            let rest: Vec<String> = stuck.iter().map(|error| format!("{error:#}")).collect();
             return Err(error.context(if rest.is_empty() {
                 "nothing was loaded; the machine is as it was".to_owned()
             } else {
-                format!("nothing was loaded, but not everything is as it was:{rest}")
+                format!("nothing was loaded, but this could not be undone: {}", rest.join("; "))
             }));
         }
     };
@@ -193,6 +195,7 @@ fn choose(requested: Mode, link: &Link) -> Choice {
         kind: link.kind.as_deref(),
         driver: driver.as_deref(),
         has_link_header: link.interface.has_link_header,
+        redirects: xdp_features::of(link.interface.index).ok().map(XdpFeatures::redirects),
     };
     mode::choose(requested, facts)
 }
@@ -228,8 +231,15 @@ impl Loading<'_> {
         for ((link, bpf), attached) in self.links.iter().zip(&mut programs).zip(&mut state.interfaces) {
             self.attach_xdp(bpf, link, requested, attached, undo)?;
         }
-        let native = state.interfaces.iter().filter(|one| one.mode == Mode::Native);
-        interfaces::write(self.pins, self.headerless, native.map(|one| one.index))
+        for attached in state.interfaces.iter_mut().filter(|one| one.mode == Mode::Native) {
+            // Kernels before 6.3 do not say; then the driver that runs our program is trusted to take its packets.
+            attached.xdp_out = xdp_features::of(attached.index).map_or(true, XdpFeatures::takes_redirected);
+            if !attached.xdp_out {
+                attached.why += "; XDP cannot send out of it (a veth needs GRO at its other end), so that goes by TC";
+            }
+        }
+        let out = state.interfaces.iter().filter(|one| one.xdp_out).map(|one| one.index);
+        interfaces::write(self.pins, self.headerless, out)
     }
 
     fn make_pins(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
@@ -301,6 +311,7 @@ impl Loading<'_> {
             why: String::new(),
             tc,
             vlan_stripping_off: false,
+            xdp_out: false,
         };
         if let TcAttachment::Clsact { .. } = tc {
             let attached = attached.clone();
@@ -338,7 +349,7 @@ impl Loading<'_> {
                 }
                 Err(error) => {
                     let error = error.context(format!(
-                        "{name} takes VLAN tags out of packets before XDP sees them, and packets of its VLANs would be                          taken for its own"
+                        "{name} takes VLAN tags out of packets before XDP sees them, and those of its VLANs would be taken for its own"
                     ));
                     return fall_back(error, requested, attached);
                 }
@@ -395,7 +406,8 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
     }
     writeln!(
         out,
-        "Forwarded packets skip this machine's firewall: rules of nftables, iptables, ufw and Docker do not see them.          Restrict clients with `allow` in the rules."
+        "Forwarded packets skip this machine's firewall: rules of nftables, iptables, ufw and Docker do not see them. \
+         Restrict clients with `allow` in the rules."
     )?;
     Ok(())
 }

@@ -130,12 +130,9 @@ fn not_loaded(pins: &Path) -> String {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
         .collect();
-    let mut text =
-        format!("not loaded: nothing is pinned in {}; start with: forwarder load --iface NAME", pins.display());
-    if !others.is_empty() {
-        text += &format!(" (loaded with other --pins: {})", others.join(", "));
-    }
-    text
+    let elsewhere =
+        if others.is_empty() { String::new() } else { format!(" (loaded with other --pins: {})", others.join(", ")) };
+    format!("not loaded: nothing is pinned in {}; start with: forwarder load --iface NAME{elsewhere}", pins.display())
 }
 
 /// The option to repeat in advice; empty for the default.
@@ -146,7 +143,9 @@ fn pins_option(pins: &Path) -> String {
 /// Reads a configuration file; a missing file is wrong input.
 pub fn read_config(path: &Path) -> Result<Draft> {
     let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => invalid(format!("there is no {}; is the path right?", path.display())),
+        io::ErrorKind::NotFound => {
+            invalid(format!("cannot read {}: No such file or directory; is the path right?", path.display()))
+        }
         io::ErrorKind::InvalidData => invalid(format!("{} is not UTF-8 text", path.display())),
         io::ErrorKind::IsADirectory => invalid(format!("{} is a directory, not a file", path.display())),
         _ => anyhow!(error).context(format!("cannot read {}", path.display())),

@@ -50,8 +50,8 @@ pub fn run(pins: &Path, options: &Unload, out: &mut dyn Write) -> Result<()> {
     }
     failures.extend(file.remove().err());
     if !failures.is_empty() {
-        let all: String = failures.iter().map(|error| format!("\n  {error:#}")).collect();
-        bail!("unloaded, but not everything is as it was before:{all}");
+        let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+        bail!("unloaded, but not everything is as it was before:\n  {}", all.join("\n  "));
     }
     let names: Vec<&str> = state.interfaces.iter().map(|one| one.name.as_str()).collect();
     writeln!(out, "forwarder is unloaded from {}", names.join(", "))?;

@@ -5,6 +5,7 @@ pub mod extack;
 pub mod netlink;
 pub mod sockets;
 pub mod sysctl;
+pub mod xdp_features;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

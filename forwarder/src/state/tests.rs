@@ -32,6 +32,7 @@ fn a_state_comes_back_as_it_was_written() {
         why: "veth".into(),
         tc: TcAttachment::Clsact { added_qdisc: true },
         vlan_stripping_off: false,
+        xdp_out: false,
     });
     file.write(&state).unwrap();
     let read = file.read().unwrap().unwrap();
@@ -61,5 +62,18 @@ fn a_file_that_cannot_be_replaced_is_left_alone_and_nothing_is_left_beside_it() 
     fs::write(directory.join("target/inside"), "").unwrap();
     write_atomically(&directory.join("target"), b"text", 0o600).unwrap_err();
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_lock_keeps_others_out_and_leaves_nothing_behind() {
+    let directory = directory("lock");
+    let file = StateFile::in_directory(&directory, Path::new("/sys/fs/bpf/x"));
+    let lock = file.lock().unwrap();
+    let again = OpenOptions::new().write(true).open(file.path().with_extension("lock")).unwrap();
+    assert!(matches!(Flock::lock(again, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK))));
+    drop(lock);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    drop(file.lock().unwrap());
     fs::remove_dir_all(directory).unwrap();
 }
