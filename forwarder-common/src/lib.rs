@@ -24,5 +24,9 @@ pub mod open_flow;
 pub mod packet;
 pub mod parse;
 pub mod tables;
+#[cfg(test)]
+mod test_packet;
+#[cfg(test)]
+mod test_world;
 pub mod verdict;
 pub mod wire;

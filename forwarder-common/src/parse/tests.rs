@@ -1,1 +1,364 @@
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic in a test is a failed test")]
 
+use std::{net::SocketAddr, vec, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    test_packet::{Body, NETWORK, Segmented, TestPacket, at, flags},
+    test_world::{TestFamily, World, both_families},
+};
+
+both_families!(
+    fields_of_a_plain_packet,
+    a_frame_cut_short_anywhere_is_malformed,
+    headers_that_do_not_fit_their_ip_packet_are_malformed,
+    every_icmp_type,
+    every_protocol_number,
+    a_trailer_is_not_part_of_the_packet,
+    a_larger_offset_of_the_network_header,
+    any_bytes_are_read_without_a_panic,
+    plain_and_walk_agree_on_mutated_packets,
+);
+
+type Read<F> = Result<Parsed<<F as Family>::Address>, Outcome>;
+
+/// What both ways say about a frame: plain, walk.
+fn both<F: Family>(mut frame: Vec<u8>) -> (Read<F>, Read<F>) {
+    let packet = frame.as_mut_slice();
+    (F::plain(&packet, NETWORK), F::walk(&packet, NETWORK))
+}
+
+fn packet<F: TestFamily>(body: Body) -> TestPacket {
+    TestPacket::new(at(F::CLIENT, 40001), at(F::LISTEN, 80), body)
+}
+
+const BODIES: [Body; 7] = [
+    Body::Tcp(flags::SYN),
+    Body::Udp,
+    Body::UdpUnsummed,
+    Body::EchoRequest,
+    Body::EchoReply,
+    Body::Sctp,
+    Body::Other(47),
+];
+
+fn expected<F: TestFamily>(packet: &TestPacket, transport_offset: usize) -> Parsed<F::Address> {
+    Parsed {
+        key: World::<F>::key(packet),
+        transport: match packet.body {
+            Body::Tcp(flags) => Transport::Tcp { flags },
+            Body::Udp | Body::UdpUnsummed => Transport::Udp,
+            Body::EchoRequest => Transport::EchoRequest,
+            Body::EchoReply => Transport::EchoReply,
+            Body::Sctp => Transport::Sctp,
+            Body::Icmp(_) | Body::Other(_) => Transport::Other,
+        },
+        transport_offset,
+        hop_limit: packet.hop_limit,
+        length: packet.length(),
+    }
+}
+
+const fn header_length(ends: &SocketAddr) -> usize {
+    if ends.is_ipv4() { 20 } else { 40 }
+}
+
+fn fields_of_a_plain_packet<F: TestFamily>() {
+    for body in BODIES {
+        for hop_limit in [0, 1, 255] {
+            let packet = packet::<F>(body).with(|p| p.hop_limit = hop_limit);
+            let parsed = expected::<F>(&packet, NETWORK + header_length(&packet.src));
+            let (plain, walk) = both::<F>(packet.frame());
+            assert_eq!((plain, walk), (Ok(parsed), Ok(parsed)), "{packet:?}");
+        }
+    }
+}
+
+fn a_frame_cut_short_anywhere_is_malformed<F: TestFamily>() {
+    for body in BODIES {
+        let frame = packet::<F>(body).frame();
+        for length in 0..frame.len() {
+            let (plain, walk) = both::<F>(frame[..length].to_vec());
+            assert_eq!((plain, walk), (Err(Outcome::Malformed), Err(Outcome::Malformed)), "{body:?} of {length} bytes");
+        }
+    }
+}
+
+/// Sets the length in the IP header to one that leaves `transport` bytes after the plain network header.
+fn claim_transport_length(frame: &mut [u8], transport: usize) {
+    let transport = u16::try_from(transport).unwrap();
+    if frame[NETWORK] >> 4 == 4 {
+        frame[NETWORK + 2..NETWORK + 4].copy_from_slice(&(20 + transport).to_be_bytes());
+    } else {
+        frame[NETWORK + 4..NETWORK + 6].copy_from_slice(&transport.to_be_bytes());
+    }
+}
+
+/// The bytes are there, as Ethernet padding: they are no part of the packet.
+fn headers_that_do_not_fit_their_ip_packet_are_malformed<F: TestFamily>() {
+    let smallest = [(Body::Tcp(0), 20), (Body::Udp, 8), (Body::EchoRequest, 8), (Body::EchoReply, 8), (Body::Sctp, 12)];
+    for (body, smallest) in smallest {
+        let packet = packet::<F>(body).with(|p| p.payload = vec![0; 60]);
+        for length in 0..smallest + 2 {
+            let mut frame = packet.frame();
+            claim_transport_length(&mut frame, length);
+            let (plain, walk) = both::<F>(frame);
+            let fits = length >= smallest;
+            assert_eq!((plain.is_ok(), walk.is_ok()), (fits, fits), "{body:?} of {length} bytes: {plain:?} {walk:?}");
+            for read in [plain, walk] {
+                assert!(fits || read == Err(Outcome::Malformed));
+            }
+        }
+    }
+}
+
+fn every_icmp_type<F: TestFamily>() {
+    for kind in 0..=255 {
+        let (plain, walk) = both::<F>(packet::<F>(Body::Icmp(kind)).frame());
+        let v4 = F::CLIENT.is_ipv4();
+        let expected = match (v4, kind) {
+            (true, 8) | (false, 128) => Ok(Transport::EchoRequest),
+            (true, 0) | (false, 129) => Ok(Transport::EchoReply),
+            _ => Err(Outcome::IcmpOther),
+        };
+        assert_eq!(plain.map(|parsed| parsed.transport), expected, "type {kind}");
+        assert_eq!(plain, walk);
+    }
+}
+
+fn every_protocol_number<F: TestFamily>() {
+    let v4 = F::CLIENT.is_ipv4();
+    for number in 0..=255 {
+        let packet = packet::<F>(Body::Other(number)).with(|p| p.payload.clear());
+        let (plain, walk) = both::<F>(packet.frame());
+        let expected = match number {
+            // Without a single byte of their header; ICMP of the wrong family too.
+            6 | 17 | 1 | 58 | 132 => (Err(Outcome::Malformed), Err(Outcome::Malformed)),
+            44 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Fragment)),
+            0 | 43 | 60 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Malformed)),
+            _ => (Ok(Transport::Other), Ok(Transport::Other)),
+        };
+        assert_eq!((plain.map(|p| p.transport), walk.map(|p| p.transport)), expected, "protocol {number}");
+    }
+    let other_familys_icmp = packet::<F>(Body::Other(if v4 { 58 } else { 1 })).with(|p| p.payload = vec![8; 64]);
+    assert_eq!(both::<F>(other_familys_icmp.frame()), (Err(Outcome::Malformed), Err(Outcome::Malformed)));
+}
+
+fn a_trailer_is_not_part_of_the_packet<F: TestFamily>() {
+    for body in BODIES {
+        let packet = packet::<F>(body);
+        let padded = packet.with(|p| p.trailer = vec![0xaa; 46]);
+        assert_eq!(both::<F>(packet.frame()), both::<F>(padded.frame()));
+    }
+}
+
+/// On a device without link header the network header is at 0; the walk is the same.
+fn a_larger_offset_of_the_network_header<F: TestFamily>() {
+    let packet = packet::<F>(Body::Udp);
+    let mut bytes = packet.ip();
+    let at_zero = F::walk(&bytes.as_mut_slice(), 0).unwrap();
+    assert_eq!(at_zero.transport_offset, header_length(&packet.src));
+    assert_eq!(at_zero.key, World::<F>::key(&packet));
+    let past_the_end = bytes.len() + 1;
+    assert_eq!(F::plain(&bytes.as_mut_slice(), past_the_end), Err(Outcome::Malformed));
+    assert_eq!(F::walk(&bytes.as_mut_slice(), past_the_end), Err(Outcome::Malformed));
+}
+
+/// Whatever is read, what `apply` will touch lies inside the IP packet, and the two ways differ only by `ToTc`.
+fn check_any<F: TestFamily>(frame: &[u8]) {
+    let (plain, walk) = both::<F>(frame.to_vec());
+    if plain != Err(Outcome::ToTc) {
+        assert_eq!(plain, walk, "{frame:?}");
+    }
+    for parsed in [plain, walk].into_iter().flatten() {
+        let header = match parsed.transport {
+            Transport::Tcp { .. } => 20,
+            Transport::Udp | Transport::EchoRequest | Transport::EchoReply => 8,
+            Transport::Sctp => 12,
+            Transport::Other => 0,
+        };
+        let end = NETWORK + usize::try_from(parsed.length).unwrap();
+        assert!(parsed.transport_offset + header <= end && end <= frame.len(), "{parsed:?} of {frame:?}");
+    }
+}
+
+fn any_bytes_are_read_without_a_panic<F: TestFamily>() {
+    let version = if F::CLIENT.is_ipv4() { 4 } else { 6 };
+    let runner = &mut proptest::test_runner::TestRunner::default();
+    let frames = (proptest::collection::vec(any::<u8>(), 0..160usize), any::<bool>());
+    let read = |(mut frame, right_version): (Vec<u8>, bool)| {
+        if right_version && frame.len() > NETWORK {
+            frame[NETWORK] = version << 4 | frame[NETWORK] & 0xf;
+        }
+        check_any::<F>(&frame);
+        Ok(())
+    };
+    runner.run(&frames, read).unwrap();
+}
+
+fn plain_and_walk_agree_on_mutated_packets<F: TestFamily>() {
+    let extended = TestPacket::with(&packet::<F>(Body::Udp), |p| {
+        p.extensions = vec![(0, vec![1; 6]), (60, vec![2; 14]), (43, vec![0; 6])];
+        p.options = vec![1; 8];
+    });
+    let packets: Vec<Vec<u8>> =
+        BODIES.iter().map(|body| packet::<F>(*body)).chain([extended]).map(|packet| packet.frame()).collect();
+    let runner = &mut proptest::test_runner::TestRunner::default();
+    let mutations = proptest::collection::vec((0..120usize, any::<u8>()), 0..6usize);
+    let read = |(which, mutations, cut): (usize, Vec<(usize, u8)>, usize)| {
+        let mut frame = packets[which].clone();
+        for (place, value) in mutations {
+            let place = place % frame.len();
+            frame[place] = value;
+        }
+        frame.truncate(frame.len() - cut % 8);
+        check_any::<F>(&frame);
+        Ok(())
+    };
+    runner.run(&(0..packets.len(), mutations, 0..8usize), read).unwrap();
+}
+
+/// Bytes of an IP header to overwrite: offset and value.
+type Change = &'static [(usize, u8)];
+/// Read, or why not.
+type Judged = Result<(), Outcome>;
+
+/// A frame made from a plain UDP packet over IPv4 by overwriting some bytes of the IP header.
+fn v4_with(change: &[(usize, u8)]) -> Vec<u8> {
+    let mut frame = packet::<Ipv4>(Body::Udp).frame();
+    for (offset, value) in change {
+        frame[NETWORK + offset] = *value;
+    }
+    frame
+}
+
+#[test]
+fn ipv4_headers() {
+    // The plain packet is 20 + 8 + 7 = 35 bytes.
+    let malformed = Err(Outcome::Malformed);
+    let fragment = Err(Outcome::Fragment);
+    let to_tc = Err(Outcome::ToTc);
+    let table: [(&str, Change, Judged, Judged); 17] = [
+        ("as it is", &[], Ok(()), Ok(())),
+        ("version 0", &[(0, 0x05)], malformed, malformed),
+        ("version 6", &[(0, 0x65)], malformed, malformed),
+        ("header of 0 words", &[(0, 0x40)], malformed, malformed),
+        ("header of 4 words", &[(0, 0x44)], malformed, malformed),
+        ("header of 6 words: ports are cut off", &[(0, 0x46)], to_tc, Ok(())),
+        ("header longer than the packet", &[(0, 0x4f)], malformed, malformed),
+        ("total length 0", &[(3, 0)], malformed, malformed),
+        ("total length below the header", &[(3, 19)], malformed, malformed),
+        ("total length is the header", &[(3, 20)], malformed, malformed),
+        ("total length one too long", &[(3, 36)], malformed, malformed),
+        ("total length much too long", &[(2, 0xff)], malformed, malformed),
+        ("don't fragment", &[(6, 0x40)], Ok(()), Ok(())),
+        ("the reserved bit (RFC 3514)", &[(6, 0x80)], Ok(()), Ok(())),
+        ("first fragment", &[(6, 0x20)], fragment, fragment),
+        ("second fragment", &[(7, 1)], fragment, fragment),
+        ("last fragment, don't fragment set", &[(6, 0x5f), (7, 0xff)], fragment, fragment),
+    ];
+    for (what, change, plain, walk) in table {
+        let (is_plain, is_walk) = both::<Ipv4>(v4_with(change));
+        assert_eq!((is_plain.map(|_| ()), is_walk.map(|_| ())), (plain, walk), "{what}");
+    }
+}
+
+#[test]
+fn ipv4_options_are_stepped_over() {
+    for words in 1..=10 {
+        for body in BODIES {
+            let packet = packet::<Ipv4>(body).with(|p| p.options = vec![1; 4 * words]);
+            let parsed = expected::<Ipv4>(&packet, NETWORK + 20 + 4 * words);
+            assert_eq!(both::<Ipv4>(packet.frame()), (Err(Outcome::ToTc), Ok(parsed)));
+            let fragment = packet.with(|p| p.fragment = 0x2000);
+            assert_eq!(both::<Ipv4>(fragment.frame()).1, Err(Outcome::Fragment));
+        }
+    }
+}
+
+#[test]
+fn ipv6_headers() {
+    // The plain packet is 40 + 8 + 7 = 55 bytes, payload length 15.
+    let malformed = Err(Outcome::Malformed);
+    let table: [(&str, Change, Judged); 7] = [
+        ("as it is", &[], Ok(())),
+        ("version 0", &[(0, 0)], malformed),
+        ("version 4", &[(0, 0x45)], malformed),
+        ("traffic class and flow label", &[(0, 0x6f), (1, 0xff), (2, 0xff), (3, 0xff)], Ok(())),
+        ("payload length 0", &[(5, 0)], malformed),
+        ("payload length one too long", &[(5, 16)], malformed),
+        ("payload length much too long", &[(4, 0xff)], malformed),
+    ];
+    for (what, change, outcome) in table {
+        let mut frame = packet::<Ipv6>(Body::Udp).frame();
+        for (offset, value) in change {
+            frame[NETWORK + offset] = *value;
+        }
+        let (plain, walk) = both::<Ipv6>(frame);
+        assert_eq!((plain.map(|_| ()), walk.map(|_| ())), (outcome, outcome), "{what}");
+    }
+}
+
+fn extended(extensions: &[(u8, usize)], body: Body) -> TestPacket {
+    packet::<Ipv6>(body).with(|p| {
+        p.extensions = extensions.iter().map(|(number, length)| (*number, vec![0; 8 * length + 6])).collect();
+    })
+}
+
+#[test]
+fn ipv6_extension_headers_are_stepped_over() {
+    let chains: [(&str, &[(u8, usize)]); 6] = [
+        ("hop-by-hop", &[(0, 0)]),
+        ("routing, no segments left", &[(43, 2)]),
+        ("destination options", &[(60, 1)]),
+        ("all of them, in the order of RFC 8200", &[(0, 0), (60, 0), (43, 1), (60, 3)]),
+        ("one of the longest kind", &[(60, 100)]),
+        ("as many as are stepped over", &[(60, 0); MOST_EXTENSION_HEADERS]),
+    ];
+    for (what, chain) in chains {
+        for body in BODIES {
+            let packet = extended(chain, body);
+            let skipped: usize = chain.iter().map(|(_, length)| 8 * (length + 1)).sum();
+            let parsed = expected::<Ipv6>(&packet, NETWORK + 40 + skipped);
+            assert_eq!(both::<Ipv6>(packet.frame()), (Err(Outcome::ToTc), Ok(parsed)), "{what}");
+        }
+    }
+}
+
+#[test]
+fn ipv6_extension_headers_that_are_not_forwarded() {
+    let udp = Body::Udp;
+    let mut one_short = extended(&[(60, 0)], udp).frame();
+    one_short[NETWORK + 41] = 1; // Claims 16 bytes: the ports would start in the payload, and end after it.
+    let mut far_out = extended(&[(0, 0)], Body::Other(47)).frame();
+    far_out[NETWORK + 41] = 255;
+    let mut into_the_trailer = extended(&[(0, 0)], Body::Other(47)).with(|p| p.trailer = vec![0; 3000]).frame();
+    into_the_trailer[NETWORK + 41] = 255;
+    let mut waypoint = extended(&[(43, 2)], udp).frame();
+    waypoint[NETWORK + 43] = 1; // One segment left: the destination here is not the one the checksum covers.
+    let table = [
+        ("one too many", extended(&[(60, 0); MOST_EXTENSION_HEADERS + 1], udp).frame(), Outcome::Malformed),
+        ("a header longer than it is", one_short, Outcome::Malformed),
+        ("a header longer than the frame", far_out, Outcome::Malformed),
+        ("a header longer than the packet", into_the_trailer, Outcome::Malformed),
+        ("segments left", waypoint, Outcome::Malformed),
+        ("a fragment", extended(&[(44, 0)], udp).frame(), Outcome::Fragment),
+        ("a fragment behind others", extended(&[(0, 0), (60, 0), (44, 0)], udp).frame(), Outcome::Fragment),
+    ];
+    for (what, frame, outcome) in table {
+        assert_eq!(both::<Ipv6>(frame), (Err(Outcome::ToTc), Err(outcome)), "{what}");
+    }
+}
+
+/// Larger than its length field can say (BIG TCP): the kernel has it say 0, and cuts it on the way out.
+#[test]
+fn an_ipv6_packet_to_be_segmented_may_have_no_length() {
+    let mut frame = packet::<Ipv6>(Body::Tcp(flags::ACK)).with(|p| p.payload = vec![7; 4000]).frame();
+    claim_transport_length(&mut frame, 0);
+    let bytes = frame.len() - NETWORK;
+    let parsed = Ipv6::walk(&Segmented { bytes: &mut frame, payload: 1400 }, NETWORK).unwrap();
+    assert_eq!((parsed.transport, parsed.length as usize), (Transport::Tcp { flags: flags::ACK }, bytes));
+    assert_eq!(Ipv6::walk(&Segmented { bytes: &mut frame, payload: 0 }, NETWORK), Err(Outcome::Malformed));
+}

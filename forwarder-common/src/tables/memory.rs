@@ -1,1 +1,376 @@
+//! The tables in ordinary collections, for tests.
+//!
+//! It behaves as the kernel's maps do where that matters: an entry that was looked up stays readable and writable
+//! after its removal, tables have a capacity, and "another CPU" can be let in between two steps.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a panic in a test's own tools is a failed test"
+)]
 
+use core::cell::{Cell, RefCell};
+use std::{
+    boxed::Box,
+    collections::{BTreeMap, BTreeSet},
+    vec,
+    vec::Vec,
+};
+
+use super::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables};
+use crate::{
+    abi::{
+        Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef, Settings, Ticks,
+        Timeouts, Traffic, next_hop_flags, setting_flags,
+    },
+    address::Address,
+    decide::Decision,
+    flow_state::FlowState,
+    parse::Parsed,
+};
+
+/// What the in-memory tables ask of an address.
+pub trait MemoryAddress: Address + Ord + bytemuck::Pod + core::fmt::Debug {}
+impl<A: Address + Ord + bytemuck::Pod + core::fmt::Debug> MemoryAddress for A {}
+
+/// What one rule has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Client to backend.
+    pub forward: Traffic,
+    /// Backend to client.
+    pub reply: Traffic,
+    /// Events in the order they came.
+    pub events: Vec<Event>,
+}
+
+impl Counted {
+    /// How often an event came.
+    pub fn times(&self, event: Event) -> usize {
+        self.events.iter().filter(|other| **other == event).count()
+    }
+}
+
+type Entries<A> = RefCell<BTreeMap<FlowKey<A>, &'static Cell<Flow<A>>>>;
+type OtherCpu<A> = Box<dyn FnOnce(&Memory<A>)>;
+
+/// All tables of one family.
+pub struct Memory<A: MemoryAddress> {
+    /// The settings in force.
+    pub settings: Settings,
+    /// The clock.
+    pub now: Cell<Ticks>,
+    /// Numbers that [`Tables::random`] yields first, the last one first; then a fixed pseudo-random sequence.
+    pub randoms: RefCell<Vec<u32>>,
+    seed: Cell<u32>,
+    parsed: Cell<Option<&'static Parsed<A>>>,
+    /// Exact endpoints.
+    pub endpoints: BTreeMap<Endpoint<A>, RuleRef>,
+    /// Ranges and whole addresses.
+    pub ranges: BTreeMap<RangeKey<A>, RuleRef>,
+    /// Rules by slot.
+    pub rules: BTreeMap<u32, Rule<A>>,
+    /// Clients of each allow list.
+    pub allowed: BTreeSet<(u32, A)>,
+    /// Sockets of the machine: protocol, address, port in network order.
+    pub sockets: BTreeSet<(u32, A, u16)>,
+    /// The kernel's routing by destination; [`Self::default_hop`] for every other.
+    pub hops: BTreeMap<A, Hop>,
+    /// The way to everywhere else.
+    pub default_hop: Hop,
+    /// Protected flows.
+    pub established: Entries<A>,
+    /// How many entries the protected table takes.
+    pub established_capacity: Cell<usize>,
+    /// The sweeper's list.
+    pub sweep: RefCell<BTreeMap<u32, [FlowKey<A>; 2]>>,
+    /// New flows.
+    pub embryonic: Entries<A>,
+    /// How many entries the table of new flows takes.
+    pub embryonic_capacity: Cell<usize>,
+    /// By rule counter.
+    pub counted: RefCell<BTreeMap<u32, Counted>>,
+    /// What another CPU does before the insertion into the table of new flows that is so many insertions away.
+    pub other_cpu: RefCell<Option<(u32, OtherCpu<A>)>>,
+}
+
+/// Different for each kind of timeout, so that a test sees which one was taken.
+pub const TIMEOUTS: Timeouts = Timeouts {
+    tcp_opening: 240_000,
+    tcp_established: 7_440_000,
+    tcp_closing: 250_000,
+    tcp_reset: 10_000,
+    udp_opening: 120_000,
+    udp_established: 300_000,
+    icmp: 60_000,
+    other: 600_000,
+};
+
+/// A resolved next hop that XDP may use.
+pub const HOP: Hop = Hop {
+    state: NextHopState::Resolved,
+    flags: next_hop_flags::XDP_OUT,
+    interface: 7,
+    mtu: 1500,
+    link_addresses: [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8],
+};
+
+impl<A: MemoryAddress> Default for Memory<A> {
+    fn default() -> Self {
+        let ports = [(61_000, 65_535), (16_384, 32_767), (32_768, 60_999)];
+        Self {
+            settings: Settings {
+                version: crate::abi::VERSION,
+                generation: 1,
+                epoch: 0,
+                flags: setting_flags::FLOWS
+                    | setting_flags::RANGES_V4
+                    | setting_flags::RANGES_V6
+                    | setting_flags::STATELESS,
+                next_hop_lifetime: 1000,
+                timeouts: TIMEOUTS,
+                ports: ports.map(|(first, last)| PortRange { first, last }),
+            },
+            now: Cell::new(1_000_000),
+            randoms: RefCell::default(),
+            seed: Cell::new(1),
+            parsed: Cell::new(None),
+            endpoints: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            allowed: BTreeSet::new(),
+            sockets: BTreeSet::new(),
+            hops: BTreeMap::new(),
+            default_hop: HOP,
+            established: RefCell::default(),
+            established_capacity: Cell::new(1000),
+            sweep: RefCell::default(),
+            embryonic: RefCell::default(),
+            embryonic_capacity: Cell::new(1000),
+            counted: RefCell::default(),
+            other_cpu: RefCell::new(None),
+        }
+    }
+}
+
+impl<A: MemoryAddress> Memory<A> {
+    /// What a rule has counted so far.
+    pub fn counted(&self, counter: u32) -> Counted {
+        self.counted.borrow().get(&counter).cloned().unwrap_or_default()
+    }
+
+    /// A flow entry of either table, protected ones first.
+    pub fn flow(&self, key: &FlowKey<A>) -> Option<Flow<A>> {
+        self.established(key).or_else(|| self.embryonic(key)).map(Cell::get)
+    }
+
+    /// Time passes.
+    pub fn wait(&self, ticks: Ticks) {
+        self.now.set(self.now.get().wrapping_add(ticks));
+    }
+
+    /// Panics unless every protected flow has both halves, each undoing the other, and the sweeper knows it.
+    pub fn check_protected_pairs(&self) {
+        let established = self.established.borrow();
+        for (key, entry) in &*established {
+            let flow = entry.get();
+            let peer_key = flow.peer_key(key.protocol);
+            let peer = established.get(&peer_key).unwrap_or_else(|| panic!("half a flow: {key:?}")).get();
+            assert_eq!(peer.peer_key(key.protocol), *key, "the halves are not each other's");
+            assert_eq!(peer.state, flow.state, "the halves are in different states");
+            assert_eq!(peer.sweep_slot, flow.sweep_slot);
+            assert_ne!(peer.direction, flow.direction);
+            let pair = self.sweep.borrow()[&flow.sweep_slot];
+            assert!(pair == [*key, peer_key] || pair == [peer_key, *key], "the sweeper would remove another flow");
+        }
+        assert_eq!(established.len(), self.sweep.borrow().len() * 2);
+    }
+}
+
+/// Like a map value in the kernel, an entry outlives its removal.
+fn entry<A: MemoryAddress>(flow: &Flow<A>) -> &'static Cell<Flow<A>> {
+    Box::leak(Box::new(Cell::new(*flow)))
+}
+
+impl<A: MemoryAddress> FlowEntry<A> for &'static Cell<Flow<A>> {
+    fn get(self) -> Flow<A> {
+        Cell::get(self)
+    }
+
+    fn seen(self, now: Ticks, bytes: u32) {
+        let mut flow = Cell::get(self);
+        flow.last_seen = now;
+        flow.packets += 1;
+        flow.bytes += u64::from(bytes);
+        self.set(flow);
+    }
+
+    fn set_state(self, state: FlowState) {
+        let mut flow = Cell::get(self);
+        flow.state = state as u8;
+        self.set(flow);
+    }
+}
+
+impl<A: MemoryAddress> Tables<A> for Memory<A> {
+    type Entry = &'static Cell<Flow<A>>;
+    type Draft = Box<Draft<A>>;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn now(&self) -> Ticks {
+        self.now.get()
+    }
+
+    fn random(&self) -> u32 {
+        if let Some(scripted) = self.randoms.borrow_mut().pop() {
+            return scripted;
+        }
+        // A linear congruential generator; its high bits are the random ones.
+        self.seed.set(self.seed.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+        self.seed.get().rotate_left(16)
+    }
+
+    fn established(&self, key: &FlowKey<A>) -> Option<Self::Entry> {
+        self.established.borrow().get(key).copied()
+    }
+
+    fn embryonic(&self, key: &FlowKey<A>) -> Option<Self::Entry> {
+        self.embryonic.borrow().get(key).copied()
+    }
+
+    fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted> {
+        let other_cpu = self.other_cpu.take();
+        match other_cpu {
+            Some((0, act)) => act(self),
+            Some((left, act)) => *self.other_cpu.borrow_mut() = Some((left - 1, act)),
+            None => {}
+        }
+        let mut entries = self.embryonic.borrow_mut();
+        if entries.contains_key(key) {
+            return Err(NotInserted::Taken);
+        }
+        if entries.len() >= self.embryonic_capacity.get() {
+            return Err(NotInserted::Refused);
+        }
+        entries.insert(*key, entry(flow));
+        Ok(())
+    }
+
+    fn remove_embryonic(&self, key: &FlowKey<A>) {
+        self.embryonic.borrow_mut().remove(key);
+    }
+
+    fn protect(
+        &self,
+        forward: (&FlowKey<A>, &mut Flow<A>),
+        reply: (&FlowKey<A>, &mut Flow<A>),
+    ) -> Result<(), NotInserted> {
+        assert_eq!((forward.1.direction(), reply.1.direction()), (Direction::Forward, Direction::Reply));
+        let mut entries = self.established.borrow_mut();
+        if entries.contains_key(forward.0) || entries.contains_key(reply.0) {
+            return Err(NotInserted::Taken);
+        }
+        if entries.len() + 2 > self.established_capacity.get() {
+            return Err(NotInserted::Refused);
+        }
+        let mut sweep = self.sweep.borrow_mut();
+        let slot = (1..u32::MAX).find(|slot| !sweep.contains_key(slot)).unwrap();
+        sweep.insert(slot, [*forward.0, *reply.0]);
+        for (key, flow) in [forward, reply] {
+            flow.sweep_slot = slot;
+            entries.insert(*key, entry(flow));
+        }
+        Ok(())
+    }
+
+    fn remove_established(&self, forward: &FlowKey<A>, reply: &FlowKey<A>, sweep_slot: u32) {
+        let pair = self.sweep.borrow_mut().remove(&sweep_slot);
+        let mut keys = [*forward, *reply];
+        let mut listed = pair.unwrap();
+        keys.sort();
+        listed.sort();
+        assert_eq!(keys, listed, "the sweeper's slot belongs to another flow");
+        self.established.borrow_mut().retain(|key, _| !keys.contains(key));
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint<A>) -> Option<RuleRef> {
+        self.endpoints.get(endpoint).copied()
+    }
+
+    fn range(&self, key: &RangeKey<A>) -> Option<RuleRef> {
+        let wanted = bits(key);
+        let matching = self.ranges.iter().filter(|(range, _)| {
+            let significant = usize::try_from(range.prefix_len).unwrap();
+            bits(range).iter().zip(&wanted).take(significant).all(|(a, b)| a == b)
+        });
+        matching.max_by_key(|(range, _)| range.prefix_len).map(|(_, reference)| *reference)
+    }
+
+    fn has_ranges(&self) -> bool {
+        !self.ranges.is_empty()
+    }
+
+    fn rule(&self, slot: u32) -> Option<&Rule<A>> {
+        self.rules.get(&slot)
+    }
+
+    fn allows(&self, list: u32, client: A) -> bool {
+        self.allowed.contains(&(list, client))
+    }
+
+    fn repeat<R: Repeated>(&self, times: u32, state: &mut R) {
+        (0..times).any(|attempt| state.step(attempt) == Repeat::Done);
+    }
+
+    fn socket_takes(&self, arriving: &FlowKey<A>) -> bool {
+        self.sockets.contains(&(arriving.protocol, arriving.dst, arriving.dst_port))
+    }
+
+    fn next_hop(&self, _src: A, dst: A) -> Hop {
+        self.hops.get(&dst).copied().unwrap_or(self.default_hop)
+    }
+
+    fn keep(&self, parsed: Parsed<A>) {
+        self.parsed.set(Some(Box::leak(Box::new(parsed))));
+    }
+
+    fn kept(&self) -> Option<&Parsed<A>> {
+        self.parsed.get()
+    }
+
+    /// Memory with remains of another flow in it.
+    fn draft(&self) -> Option<Self::Draft> {
+        let flow =
+            Flow { counter: 999, state: 9, direction: 9, sweep_slot: 9, packets: 99, bytes: 99, ..Flow::default() };
+        Some(Box::new(Draft { flow, peer: flow, peer_key: FlowKey::default(), decision: Decision::of_flow(&flow) }))
+    }
+
+    fn count_forwarded(&self, counter: u32, direction: Direction, bytes: u32) {
+        let mut by_rule = self.counted.borrow_mut();
+        let of_rule = by_rule.entry(counter).or_default();
+        let traffic = match direction {
+            Direction::Forward => &mut of_rule.forward,
+            Direction::Reply => &mut of_rule.reply,
+        };
+        traffic.packets += 1;
+        traffic.bytes += u64::from(bytes);
+    }
+
+    fn count(&self, counter: u32, event: Event) {
+        self.counted.borrow_mut().entry(counter).or_default().events.push(event);
+    }
+}
+
+/// What a longest-prefix-match key compares, bit by bit, as the kernel does.
+fn bits<A: MemoryAddress>(key: &RangeKey<A>) -> Vec<bool> {
+    let mut bytes = vec![];
+    bytes.extend(key.side.to_ne_bytes());
+    bytes.extend(bytemuck::bytes_of(&key.address));
+    bytes.extend(key.protocol.to_ne_bytes());
+    bytes.extend(key.port.to_ne_bytes());
+    bytes.into_iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1)).collect()
+}

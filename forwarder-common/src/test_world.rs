@@ -1,0 +1,289 @@
+//! A machine with rules, for tests of both hooks: packets go in by their meaning, and what must come out is said
+//! the same way. Every packet is checked byte by byte and by the counters it must and must not move.
+#![allow(clippy::indexing_slicing, clippy::panic, reason = "a panic in a test's own tools is a failed test")]
+
+use core::{marker::PhantomData, net::IpAddr};
+use std::{net::SocketAddr, vec::Vec};
+
+use crate::{
+    abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Side, rule_flags},
+    address::{V4, V6},
+    checksum::Delta,
+    complete, fast,
+    flow_state::FlowState,
+    parse::{Family, Ipv4, Ipv6},
+    tables::memory::{Memory, MemoryAddress},
+    test_packet::{Body, NETWORK, TestPacket},
+    verdict::{Kind, Outcome, Verdict},
+};
+
+/// A family, and the addresses that tests use of it.
+pub(crate) trait TestFamily: Family<Address: MemoryAddress> {
+    const CLIENT: IpAddr;
+    const OTHER_CLIENT: IpAddr;
+    const LISTEN: IpAddr;
+    const OTHER_LISTEN: IpAddr;
+    const OURS: IpAddr;
+    const BACKEND: IpAddr;
+
+    fn address(ip: IpAddr) -> Self::Address;
+}
+
+const fn v4(ip: [u8; 4]) -> IpAddr {
+    IpAddr::V4(core::net::Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]))
+}
+
+const fn v6(prefix: u16, host: u16) -> IpAddr {
+    IpAddr::V6(core::net::Ipv6Addr::new(0x2001, 0xdb8, prefix, 0xffff, 0, 0x8000, 0, host))
+}
+
+impl TestFamily for Ipv4 {
+    const CLIENT: IpAddr = v4([198, 51, 100, 10]);
+    const OTHER_CLIENT: IpAddr = v4([198, 51, 100, 11]);
+    const LISTEN: IpAddr = v4([203, 0, 113, 7]);
+    const OTHER_LISTEN: IpAddr = v4([203, 0, 113, 8]);
+    const OURS: IpAddr = v4([10, 8, 0, 1]);
+    const BACKEND: IpAddr = v4([10, 8, 0, 2]);
+
+    fn address(ip: IpAddr) -> V4 {
+        match ip {
+            IpAddr::V4(ip) => u32::from_ne_bytes(ip.octets()),
+            IpAddr::V6(_) => panic!("{ip} is not IPv4"),
+        }
+    }
+}
+
+impl TestFamily for Ipv6 {
+    const CLIENT: IpAddr = v6(1, 0x10);
+    const OTHER_CLIENT: IpAddr = v6(1, 0x11);
+    const LISTEN: IpAddr = v6(2, 7);
+    const OTHER_LISTEN: IpAddr = v6(2, 8);
+    const OURS: IpAddr = v6(3, 1);
+    const BACKEND: IpAddr = v6(3, 2);
+
+    fn address(ip: IpAddr) -> V6 {
+        let IpAddr::V6(ip) = ip else { panic!("{ip} is not IPv6") };
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(ip.octets().chunks_exact(4)) {
+            *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        words
+    }
+}
+
+/// Runs a generic test function for both families.
+macro_rules! both_families {
+    ($($name:ident),* $(,)?) => {
+        mod ipv4 {
+            $(#[test] fn $name() { super::$name::<crate::parse::Ipv4>(); })*
+        }
+        mod ipv6 {
+            $(#[test] fn $name() { super::$name::<crate::parse::Ipv6>(); })*
+        }
+    };
+}
+pub(crate) use both_families;
+
+/// Which hook a packet comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// What the backend sees as the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The client, no flow kept.
+    Preserved,
+    /// The client, with a flow: several listens onto one backend, say.
+    PreservedByFlow,
+    /// An address of ours: masquerade or fixed.
+    Address(IpAddr),
+}
+
+/// Tables with rules in them.
+pub(crate) struct World<F: TestFamily> {
+    pub(crate) tables: Memory<F::Address>,
+    family: PhantomData<F>,
+}
+
+/// A packet and what became of it.
+pub(crate) type Processed = (Verdict, Vec<u8>);
+
+impl<F: TestFamily> World<F> {
+    pub(crate) fn new() -> Self {
+        Self { tables: Memory::default(), family: PhantomData }
+    }
+
+    /// The usual world: one listen, port 80, to the backend's port 8080.
+    pub(crate) fn with_rule(source: Source) -> Self {
+        let mut world = Self::new();
+        world.forward(SocketAddr::new(F::LISTEN, 80), SocketAddr::new(F::BACKEND, 8080), source);
+        world
+    }
+
+    fn rule(&mut self, listen: SocketAddr, to: SocketAddr, source: Source) -> u32 {
+        let slot = u32::try_from(self.tables.rules.len()).unwrap_or(0) + 1;
+        let (flags, ours) = match source {
+            Source::Preserved => (rule_flags::STATELESS, F::Address::default()),
+            Source::PreservedByFlow => (0, F::Address::default()),
+            Source::Address(ours) => (rule_flags::REWRITE_SOURCE, F::address(ours)),
+        };
+        let rule = Rule {
+            listen: F::address(listen.ip()),
+            to: F::address(to.ip()),
+            source: ours,
+            to_delta: Delta::address(F::address(listen.ip()), F::address(to.ip())).0,
+            port_shift: to.port().wrapping_sub(listen.port()),
+            flags,
+            // Not the slot, so that a test sees when the wrong one is counted.
+            counter: slot + 100,
+            allow: 0,
+            zero: 0,
+        };
+        self.tables.rules.insert(slot, rule);
+        slot
+    }
+
+    /// An exact port of TCP and UDP; returns the rule's slot.
+    pub(crate) fn forward(&mut self, listen: SocketAddr, to: SocketAddr, source: Source) -> u32 {
+        let slot = self.rule(listen, to, source);
+        for protocol in [6, 17] {
+            let mut name = |end: SocketAddr, side| {
+                let (address, port) = (F::address(end.ip()), end.port().to_be());
+                let endpoint = Endpoint { address, port, protocol, side: side as u8 };
+                self.tables.endpoints.insert(endpoint, RuleRef::settled(slot));
+            };
+            name(listen, Side::Listen);
+            if source == Source::Preserved {
+                name(to, Side::Backend);
+            }
+        }
+        slot
+    }
+
+    /// An aligned block of 2^`bits` ports of one protocol, starting at the given ones.
+    pub(crate) fn forward_block(
+        &mut self,
+        (listen, to): (SocketAddr, SocketAddr),
+        (protocol, bits): (u8, u32),
+        source: Source,
+    ) -> u32 {
+        let slot = self.rule(listen, to, source);
+        let mut name = |end: SocketAddr, side| {
+            let port = end.port().to_be();
+            let exact = RangeKey::exact(Endpoint { address: F::address(end.ip()), port, protocol, side: side as u8 });
+            let key = RangeKey { prefix_len: exact.prefix_len - bits, ..exact };
+            self.tables.ranges.insert(key, RuleRef::settled(slot));
+        };
+        name(listen, Side::Listen);
+        if source == Source::Preserved {
+            name(to, Side::Backend);
+        }
+        slot
+    }
+
+    /// A whole address: every port of every protocol.
+    pub(crate) fn forward_address(&mut self, listen: IpAddr, to: IpAddr, source: Source) -> u32 {
+        let ends = (SocketAddr::new(listen, 0), SocketAddr::new(to, 0));
+        let slot = self.forward_block(ends, (0, RangeKey::<F::Address>::TAIL_BITS), source);
+        if let Some(rule) = self.tables.rules.get_mut(&slot) {
+            rule.flags |= rule_flags::WHOLE_ADDRESS;
+        }
+        slot
+    }
+
+    /// The key under which a packet is looked up.
+    pub(crate) fn key(packet: &TestPacket) -> FlowKey<F::Address> {
+        let (src_port, dst_port) = match packet.body {
+            Body::EchoRequest => (packet.src.port(), 0),
+            Body::EchoReply => (0, packet.dst.port()),
+            Body::Tcp(_) | Body::Udp | Body::UdpUnsummed | Body::Sctp => (packet.src.port(), packet.dst.port()),
+            Body::Icmp(_) | Body::Other(_) => (0, 0),
+        };
+        FlowKey {
+            src: F::address(packet.src.ip()),
+            dst: F::address(packet.dst.ip()),
+            src_port: src_port.to_be(),
+            dst_port: dst_port.to_be(),
+            protocol: packet.protocol().into(),
+        }
+    }
+
+    /// The flow entry that a packet would find.
+    pub(crate) fn flow(&self, packet: &TestPacket) -> Option<Flow<F::Address>> {
+        self.tables.flow(&Self::key(packet))
+    }
+
+    /// The state of the flow that a packet belongs to; both halves must agree where both are there.
+    pub(crate) fn state(&self, packet: &TestPacket) -> Option<FlowState> {
+        let flow = self.flow(packet)?;
+        if let Some(peer) = self.tables.flow(&flow.peer_key(packet.protocol().into())) {
+            assert_eq!(peer.state, flow.state, "the halves are in different states");
+        }
+        Some(FlowState::from_number(flow.state))
+    }
+
+    /// How many entries the protected table and the table of new flows hold.
+    pub(crate) fn entries(&self) -> (usize, usize) {
+        (self.tables.established.borrow().len(), self.tables.embryonic.borrow().len())
+    }
+
+    pub(crate) fn process_bytes(&self, hook: Hook, mut frame: Vec<u8>) -> Processed {
+        let mut packet = frame.as_mut_slice();
+        let verdict = match hook {
+            Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK),
+            Hook::Tc => complete::process::<F, _>(&mut packet, &self.tables, NETWORK),
+        };
+        self.tables.check_protected_pairs();
+        (verdict, frame)
+    }
+
+    fn traffic(&self) -> [u64; 4] {
+        let mut sum = [0; 4];
+        for counted in self.tables.counted.borrow().values() {
+            let each = [counted.forward.packets, counted.forward.bytes, counted.reply.packets, counted.reply.bytes];
+            sum.iter_mut().zip(each).for_each(|(sum, each)| *sum += each);
+        }
+        sum
+    }
+
+    /// The packet is forwarded as `expected`, and counted so.
+    #[track_caller]
+    pub(crate) fn forwards(&self, hook: Hook, packet: &TestPacket, direction: Direction, expected: &TestPacket) {
+        let [forward, forward_bytes, reply, reply_bytes] = self.traffic();
+        let (verdict, bytes) = self.process_bytes(hook, packet.frame());
+        assert!(verdict.outcome.kind() == Kind::Forward, "{verdict:?} of {packet:?}");
+        assert_eq!(bytes, expected.frame(), "{packet:?}\nshould have become {expected:?}");
+        let length = u64::from(packet.length());
+        let counted = match direction {
+            Direction::Forward => [forward + 1, forward_bytes + length, reply, reply_bytes],
+            Direction::Reply => [forward, forward_bytes, reply + 1, reply_bytes + length],
+        };
+        assert_eq!(self.traffic(), counted, "packets and bytes counted after {packet:?}");
+    }
+
+    /// At TC the packet is forwarded between these ends, from client to backend.
+    #[track_caller]
+    pub(crate) fn out(&self, packet: &TestPacket, src: SocketAddr, dst: SocketAddr) {
+        self.forwards(Hook::Tc, packet, Direction::Forward, &packet.forwarded(src, dst));
+    }
+
+    /// At TC the packet is forwarded between these ends, from backend to client.
+    #[track_caller]
+    pub(crate) fn back(&self, packet: &TestPacket, src: SocketAddr, dst: SocketAddr) {
+        self.forwards(Hook::Tc, packet, Direction::Reply, &packet.forwarded(src, dst));
+    }
+
+    /// The packet is passed or dropped for this reason, and not one byte of it nor of the traffic counters changes.
+    #[track_caller]
+    pub(crate) fn leaves(&self, hook: Hook, packet: &TestPacket, outcome: Outcome) {
+        let before = self.traffic();
+        let (verdict, bytes) = self.process_bytes(hook, packet.frame());
+        assert_eq!(verdict.outcome, outcome, "{packet:?}");
+        assert!(verdict.outcome.kind() != Kind::Forward, "{packet:?}");
+        assert_eq!(bytes, packet.frame(), "{packet:?} was changed");
+        assert_eq!(self.traffic(), before, "{packet:?} was counted as forwarded");
+    }
+}
