@@ -106,9 +106,6 @@ fn flags(workspace: &Path, out_dir: &Path) -> Result<Vec<String>> {
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
         // 32-bit registers and jumps; every kernel since 5.1 runs them.
         "-Ctarget-cpu=v3".to_owned(),
-        // Packet fields are rarely aligned. Without this a 4-byte read becomes four loads, shifts and ors; the kernel
-        // allows the plain load wherever the CPU does.
-        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
     // Line information names files: without their machine's paths the object is the same wherever it is built.

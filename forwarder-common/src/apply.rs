@@ -16,10 +16,11 @@ use crate::{
 #[must_use]
 pub fn apply<F: Family>(
     packet: &mut impl Packet,
+    network: usize,
     parsed: &Parsed<F::Address>,
     rewrite: &Rewrite<F::Address>,
 ) -> Option<()> {
-    let at = parsed.transport_offset;
+    let at = parsed.transport_at();
     let addresses = Delta(rewrite.address_delta);
     let ports = Delta(rewrite.port_delta);
     match parsed.transport {
@@ -43,5 +44,8 @@ pub fn apply<F: Family>(
         }
         Transport::Sctp | Transport::Other => {}
     }
-    F::rewrite(packet, parsed, rewrite)
+    F::rewrite(packet, network, rewrite)
 }
+
+#[cfg(test)]
+mod tests;

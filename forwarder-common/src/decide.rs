@@ -5,8 +5,7 @@ use crate::{
     address::Address,
     checksum::Delta,
     parse::Parsed,
-    tables::{Event, Hop, Tables},
-    verdict::Outcome,
+    tables::{Event, Tables},
 };
 
 /// A packet that will be forwarded, and how.
@@ -28,34 +27,9 @@ impl<A: Copy> Decision<A> {
     }
 }
 
-/// What a hook does with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Hands it on as it came.
-    Pass(Outcome),
-    /// Discards it.
-    Drop(Outcome),
-    /// Sends it out of `Hop::interface` with `Hop::link_addresses`: it is rewritten.
-    Transmit(Hop),
-    /// Gives it to the kernel's neighbour code on `Hop::interface`: it is rewritten.
-    Neighbour(Hop),
-}
-
-impl Verdict {
-    /// The counter of this verdict.
-    #[inline(always)]
-    pub const fn outcome(self) -> Outcome {
-        match self {
-            Self::Pass(outcome) | Self::Drop(outcome) => outcome,
-            Self::Transmit(_) => Outcome::Forwarded,
-            Self::Neighbour(_) => Outcome::ForwardedByNeighbour,
-        }
-    }
-}
-
 /// The rule that names an endpoint now: an exact port before a range before a whole address.
 #[inline(always)]
-fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>, generation: u32) -> Option<Rule<A>> {
+fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>, generation: u32) -> Option<&Rule<A>> {
     let exact = tables.endpoint(&endpoint).and_then(|reference| reference.slot(generation));
     let slot = match exact {
         Some(slot) => slot,
@@ -67,7 +41,7 @@ fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>, generati
 
 /// The rule whose listen a packet is for.
 #[inline(always)]
-pub fn listen_rule<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Option<Rule<A>> {
+pub fn listen_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<&'t Rule<A>> {
     let endpoint = Endpoint {
         address: parsed.key.dst,
         port: parsed.key.dst_port,
@@ -79,7 +53,7 @@ pub fn listen_rule<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> 
 
 /// The stateless rule whose backend a packet comes from.
 #[inline(always)]
-pub fn backend_rule<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Option<Rule<A>> {
+pub fn backend_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<&'t Rule<A>> {
     let settings = tables.settings();
     if settings.flags & setting_flags::STATELESS == 0 {
         return None;
@@ -154,3 +128,6 @@ pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Decisi
         direction: Direction::Reply,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@ use crate::{
     abi::{NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
-    decide::{Decision, Verdict, admits, backend_rule, listen_rule, stateless_forward, stateless_reply},
+    decide::{Decision, admits, backend_rule, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
     packet::Packet,
     parse::{Family, Parsed},
     tables::{FlowEntry, Hop, Tables},
-    verdict::Outcome,
+    verdict::{Outcome, Verdict},
     wire::tcp,
 };
 
@@ -21,30 +21,30 @@ const CONNECTION_FLAGS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
     let parsed = match F::plain(packet, network) {
         Ok(parsed) => parsed,
-        Err(outcome) => return Verdict::Pass(outcome),
+        Err(outcome) => return Verdict::of(outcome),
     };
     let (decision, entry) = match decide(tables, &parsed) {
         Ok(decided) => decided,
-        Err(verdict) => return verdict,
+        Err(outcome) => return Verdict::of(outcome),
     };
     let hop = match way_out(tables, &parsed, &decision) {
         Ok(hop) => hop,
-        Err(outcome) => return Verdict::Pass(outcome),
+        Err(outcome) => return Verdict::of(outcome),
     };
-    if apply::<F>(packet, &parsed, &decision.rewrite).is_none() {
-        return Verdict::Pass(Outcome::ToTc);
+    if apply::<F>(packet, network, &parsed, &decision.rewrite).is_none() {
+        return Verdict::of(Outcome::ToTc);
     }
     if let Some(entry) = entry {
         entry.seen(tables.now(), parsed.length);
     }
     tables.count_forwarded(decision.counter, decision.direction, parsed.length);
-    Verdict::Transmit(hop)
+    Verdict::transmit(hop)
 }
 
 type Decided<A, E> = (Decision<A>, Option<E>);
 
 #[inline(always)]
-fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<Decided<A, T::Entry>, Verdict> {
+fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<Decided<A, T::Entry>, Outcome> {
     let settings = tables.settings();
     if settings.flags & setting_flags::FLOWS != 0
         && let Some(entry) = tables.established(&parsed.key)
@@ -54,22 +54,22 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
         let lives = elapsed(tables.now(), flow.last_seen) <= state.timeout(parsed.protocol(), &settings.timeouts);
         let plain = parsed.transport.flags() & CONNECTION_FLAGS == 0;
         if state != FlowState::Established || !lives || !plain {
-            return Err(Verdict::Pass(Outcome::ToTc));
+            return Err(Outcome::ToTc);
         }
         return Ok((Decision::of_flow(&flow), Some(entry)));
     }
     if let Some(rule) = listen_rule(tables, parsed) {
         if rule.flags & rule_flags::STATELESS == 0 {
-            return Err(Verdict::Pass(Outcome::ToTc));
+            return Err(Outcome::ToTc);
         }
-        if !admits(tables, &rule, parsed.key.src) {
-            return Err(Verdict::Drop(Outcome::DropNotAllowed));
+        if !admits(tables, rule, parsed.key.src) {
+            return Err(Outcome::DropNotAllowed);
         }
-        return Ok((stateless_forward(&rule, parsed), None));
+        return Ok((stateless_forward(rule, parsed), None));
     }
     match backend_rule(tables, parsed) {
-        Some(rule) => Ok((stateless_reply(&rule, parsed), None)),
-        None => Err(Verdict::Pass(Outcome::NotOurs)),
+        Some(rule) => Ok((stateless_reply(rule, parsed), None)),
+        None => Err(Outcome::NotOurs),
     }
 }
 
@@ -85,3 +85,6 @@ fn way_out<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, decision: &
         && parsed.length <= hop.mtu;
     if usable { Ok(hop) } else { Err(Outcome::ToTc) }
 }
+
+#[cfg(test)]
+mod tests;

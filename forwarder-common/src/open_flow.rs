@@ -1,13 +1,13 @@
 //! Begins a flow: chooses the source port that the backend will see and enters both directions.
 
 use crate::{
-    abi::{Direction, Flow, FlowKey, PortRange, Rewrite, Rule, rule_flags},
+    abi::{Direction, Flow, PortRange, Rule, elapsed, rule_flags},
     address::Address,
     checksum::Delta,
-    decide::{Decision, backend_port},
+    decide::backend_port,
     flow_state::FlowState,
     parse::{Parsed, Transport},
-    tables::{Event, FlowEntry, NotInserted, Tables},
+    tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
     verdict::Outcome,
     wire::tcp,
 };
@@ -22,120 +22,128 @@ const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 /// A TCP packet in the middle of a connection begins one too, as with netfilter (`nf_conntrack_tcp_loose`): after
 /// a restart a connection whose port did not change goes on, and any other gets the RST it needs from the backend.
 ///
+/// Not inlined: a stack frame of its own, which packets of flows that exist do not pay for.
+///
 /// # Errors
 /// Why the packet is dropped; then no flow was entered.
-#[inline(always)]
+#[inline(never)]
 pub fn open_flow<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     rule: &Rule<A>,
-) -> Result<Decision<A>, Outcome> {
-    if parsed.transport.flags() & tcp::RST != 0 {
+    draft: &mut Draft<A>,
+) -> Result<(), Outcome> {
+    if !begins(parsed.transport) {
         return Err(Outcome::DropNoState);
     }
-    let rewrites_source = rule.flags & rule_flags::REWRITE_SOURCE != 0;
-    let src = if rewrites_source { rule.source } else { parsed.key.src };
-    let dst_port = backend_port(rule, parsed);
-    let mut flow = Flow {
-        rewrite: Rewrite {
-            src,
-            dst: rule.to,
-            src_port: parsed.key.src_port,
-            dst_port,
-            address_delta: Delta(rule.to_delta).and(Delta::address(parsed.key.src, src)).0,
-            port_delta: 0,
-        },
-        last_seen: tables.now(),
-        counter: rule.counter,
-        state: FlowState::Opening as u8,
-        direction: Direction::Forward as u8,
-        zero: 0,
-        sweep_slot: 0,
-        packets: 1,
-        bytes: parsed.length.into(),
+    let ours = rule.flags & rule_flags::REWRITE_SOURCE != 0;
+    let src = if ours { rule.source } else { parsed.key.src };
+    // Field by field: there is no stack for a whole flow in between.
+    draft.flow.rewrite.src = src;
+    draft.flow.rewrite.dst = rule.to;
+    draft.flow.rewrite.dst_port = backend_port(rule, parsed);
+    draft.flow.rewrite.address_delta = Delta(rule.to_delta).and(Delta::address(parsed.key.src, src)).0;
+    draft.flow.last_seen = tables.now();
+    draft.flow.counter = rule.counter;
+    draft.flow.state = FlowState::Opening as u8;
+    draft.flow.direction = Direction::Forward as u8;
+    draft.flow.zero = 0;
+    draft.flow.sweep_slot = 0;
+    draft.flow.packets = 1;
+    draft.flow.bytes = parsed.length.into();
+    let tries = if parsed.source_port_is_ours_to_choose() { ALL_TRIES } else { 1 };
+    let mut reservation = Reservation { tables, parsed, draft, ours, found: Err(Outcome::DropNoPort) };
+    tables.repeat(tries, &mut reservation);
+    let Reservation { draft, found, .. } = reservation;
+    found?;
+    let Err(why) = tables.insert_embryonic(&parsed.key, &draft.flow) else {
+        tables.count(rule.counter, Event::FlowBegun);
+        return Ok(());
     };
-    reserve(tables, parsed, &mut flow, rewrites_source)?;
-    match tables.insert_embryonic(&parsed.key, &flow) {
-        Ok(()) => {
-            tables.count(rule.counter, Event::FlowBegun);
-            Ok(Decision::of_flow(&flow))
-        }
-        // Another CPU was faster with a packet of the same flow: its choice holds, ours is given back.
-        Err(NotInserted::Taken) => {
-            tables.remove_embryonic(&flow.peer_key(parsed.key.protocol));
-            match tables.embryonic(&parsed.key) {
-                Some(entry) => Ok(Decision::of_flow(&entry.get())),
-                None => Err(Outcome::DropNoFlow),
-            }
-        }
-        Err(NotInserted::Refused) => {
-            tables.remove_embryonic(&flow.peer_key(parsed.key.protocol));
-            Err(Outcome::DropNoFlow)
-        }
+    // Another CPU may have been faster with a packet of the same flow: its choice holds, and ours is given back,
+    // unless both chose the same port.
+    let port = draft.flow.rewrite.src_port;
+    if tables.embryonic(&parsed.key).is_none_or(|faster| faster.get().rewrite.src_port != port) {
+        tables.remove_embryonic(&draft.peer_key);
+    }
+    if why == NotInserted::Taken { Ok(()) } else { Err(Outcome::DropNoFlow) }
+}
+
+/// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
+/// netfilter), an echo reply (RFC 5508 section 3.1: queries begin a session).
+#[inline(always)]
+const fn begins(transport: Transport) -> bool {
+    match transport {
+        Transport::Tcp { flags } => flags & tcp::RST == 0 && (flags & tcp::SYN == 0 || flags & tcp::ACK == 0),
+        Transport::EchoReply => false,
+        _ => true,
     }
 }
 
-/// Chooses `flow`'s source port and enters the reply direction, which is what reserves the port: two flows never
-/// share what a reply looks like (RFC 4787 REQ-3, no overloading towards one backend).
-#[inline(always)]
-fn reserve<A: Address, T: Tables<A>>(
-    tables: &T,
-    parsed: &Parsed<A>,
-    flow: &mut Flow<A>,
+/// The search for a source port: chooses the draft's and enters the reply direction, which is what reserves the port:
+/// two flows never share what a reply looks like (RFC 4787 REQ-3, no overloading towards one backend).
+struct Reservation<'t, A, T> {
+    tables: &'t T,
+    parsed: &'t Parsed<A>,
+    draft: &'t mut Draft<A>,
+    /// The source address is one of ours, so that its ports are shared with this machine's sockets.
     ours: bool,
-) -> Result<(), Outcome> {
-    let wanted = parsed.key.src_port;
-    let free_choice = parsed.source_port_is_ours_to_choose();
-    for attempt in 0..ALL_TRIES {
-        if attempt > 0 && !free_choice {
-            break;
+    found: Result<(), Outcome>,
+}
+
+impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
+    #[inline(always)]
+    fn step(&mut self, attempt: u32) -> Repeat {
+        let Self { tables, parsed, draft, ours, found } = self;
+        let Some(port) = candidate(*tables, parsed, attempt, *ours) else { return Repeat::Again };
+        draft.flow.rewrite.src_port = port;
+        draft.flow.rewrite.port_delta =
+            Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
+        draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+        if *ours && tables.socket_takes(&draft.peer_key) {
+            tables.count(draft.flow.counter, Event::PortClash);
+            return Repeat::Again;
         }
-        let Some(port) = candidate(tables, parsed, attempt, ours) else { continue };
-        flow.rewrite.src_port = port;
-        flow.rewrite.port_delta =
-            Delta::word(wanted, port).and(Delta::word(parsed.key.dst_port, flow.rewrite.dst_port)).0;
-        let reply_key = flow.peer_key(parsed.key.protocol);
-        if ours && tables.socket_takes(&reply_key) {
-            tables.count(flow.counter, Event::PortClash);
-            continue;
-        }
-        match enter_reply(tables, parsed, flow, &reply_key) {
+        draft.peer.become_peer(&draft.flow, &parsed.key);
+        match enter_reply(*tables, parsed, draft) {
             // The order matters against a flow that is just being protected on another CPU: it enters the
             // protected table before it leaves this one, so whoever gets the key here sees it there.
-            Ok(()) if tables.established(&reply_key).is_some() => tables.remove_embryonic(&reply_key),
-            Ok(()) => return Ok(()),
-            Err(NotInserted::Taken) => {}
-            Err(NotInserted::Refused) => return Err(Outcome::DropNoFlow),
+            Ok(()) if tables.established(&draft.peer_key).is_some() => {
+                tables.remove_embryonic(&draft.peer_key);
+                Repeat::Again
+            }
+            Ok(()) => {
+                *found = Ok(());
+                Repeat::Done
+            }
+            Err(NotInserted::Taken) => Repeat::Again,
+            Err(NotInserted::Refused) => {
+                *found = Err(Outcome::DropNoFlow);
+                Repeat::Done
+            }
         }
     }
-    Err(Outcome::DropNoPort)
 }
 
 /// Enters the reply direction. What a flood left of this very flow, or what has expired, makes way.
 #[inline(always)]
-fn enter_reply<A: Address, T: Tables<A>>(
-    tables: &T,
-    parsed: &Parsed<A>,
-    flow: &Flow<A>,
-    reply_key: &FlowKey<A>,
-) -> Result<(), NotInserted> {
-    let reply = flow.peer(&parsed.key);
-    match tables.insert_embryonic(reply_key, &reply) {
+fn enter_reply<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: &Draft<A>) -> Result<(), NotInserted> {
+    match tables.insert_embryonic(&draft.peer_key, &draft.peer) {
         Err(NotInserted::Taken) => {}
         other => return other,
     }
-    let Some(holder) = tables.embryonic(reply_key) else { return Err(NotInserted::Taken) };
+    let Some(holder) = tables.embryonic(&draft.peer_key) else { return Err(NotInserted::Taken) };
     let holder = holder.get();
-    let ours = holder.rewrite.dst == parsed.key.src
-        && holder.rewrite.src == parsed.key.dst
-        && holder.rewrite.dst_port == parsed.key.src_port
-        && holder.rewrite.src_port == parsed.key.dst_port;
-    let timeout = FlowState::from_number(holder.state).timeout(parsed.protocol(), &tables.settings().timeouts);
-    if !ours && crate::abi::elapsed(flow.last_seen, holder.last_seen) <= timeout {
-        return Err(NotInserted::Taken);
+    if !holder.undoes(&parsed.key) {
+        let timeout = FlowState::from_number(holder.state).timeout(parsed.protocol(), &tables.settings().timeouts);
+        let lives = |flow: &Flow<A>| elapsed(tables.now(), flow.last_seen) <= timeout;
+        let forward = tables.embryonic(&holder.peer_key(parsed.key.protocol)).map(FlowEntry::get);
+        if lives(&holder) || forward.is_some_and(|forward| forward.undoes(&draft.peer_key) && lives(&forward)) {
+            return Err(NotInserted::Taken);
+        }
     }
-    tables.remove_embryonic(reply_key);
-    tables.insert_embryonic(reply_key, &reply)
+    tables.remove_embryonic(&draft.peer_key);
+    tables.insert_embryonic(&draft.peer_key, &draft.peer)
 }
 
 /// The port (network order) that an attempt tries: the client's own first, then random ones (RFC 6056 section
@@ -176,7 +184,10 @@ const fn random_port(range: PortRange, random: u32, wanted: u16) -> Option<u16> 
         return None;
     }
     let size = range.last as u32 - range.first as u32 + 1;
-    let port = range.first.wrapping_add((random % size) as u16);
+    let port = range.first.wrapping_add(match random.checked_rem(size) {
+        Some(offset) => offset as u16,
+        None => return None,
+    });
     let matched = port ^ ((port ^ wanted) & 1);
     Some(if within(range, matched) { matched } else { port })
 }

@@ -9,7 +9,7 @@ use crate::{
     address::{Address, V4, V6},
     packet::Packet,
     verdict::Outcome,
-    wire::{icmp, ipv4, ipv6, protocol, sctp, tcp, udp},
+    wire::{ethernet, icmp, ipv4, ipv6, protocol, sctp, tcp, udp},
 };
 
 /// What stands after the network header, as far as forwarding cares.
@@ -50,9 +50,7 @@ pub struct Parsed<A> {
     pub key: FlowKey<A>,
     /// What is inside.
     pub transport: Transport,
-    /// Where the network header starts.
-    pub network: usize,
-    /// Where the transport header starts.
+    /// Where the transport header starts. Use [`Self::transport_at`].
     pub transport_offset: usize,
     /// TTL or hop limit.
     pub hop_limit: u8,
@@ -60,7 +58,16 @@ pub struct Parsed<A> {
     pub length: u32,
 }
 
+/// No header of a packet that is forwarded starts further in: a power of two less one.
+const LAST_OFFSET: usize = 0x1fff;
+
 impl<A> Parsed<A> {
+    /// Where the transport header starts. The verifier does not remember what the parser made sure of: it sees it here.
+    #[inline(always)]
+    pub const fn transport_at(&self) -> usize {
+        self.transport_offset & LAST_OFFSET
+    }
+
     /// Whether the source port (or echo identifier) may be changed.
     #[inline(always)]
     pub const fn source_port_is_ours_to_choose(&self) -> bool {
@@ -78,6 +85,8 @@ impl<A> Parsed<A> {
 pub trait Family {
     /// Its addresses.
     type Address: Address;
+    /// Its ethertype, as loaded from the wire.
+    const ETHERTYPE: u16;
 
     /// Reads a packet of the common shape: no IP options, no extension headers, no fragment.
     ///
@@ -93,11 +102,7 @@ pub trait Family {
 
     /// Rewrites the network header: addresses, one hop less, and the header checksum where there is one.
     /// `None` and nothing written when the header is not there.
-    fn rewrite(
-        packet: &mut impl Packet,
-        parsed: &Parsed<Self::Address>,
-        rewrite: &crate::abi::Rewrite<Self::Address>,
-    ) -> Option<()>;
+    fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &crate::abi::Rewrite<Self::Address>) -> Option<()>;
 
     /// Whether echo messages of this family are covered by a pseudo-header (ICMPv6: RFC 4443 section 2.3).
     const ECHO_HAS_PSEUDO_HEADER: bool;
@@ -210,7 +215,6 @@ fn parsed4(
     Ok(Parsed {
         key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: header.protocol.into() },
         transport,
-        network,
         transport_offset,
         hop_limit: header.ttl,
         length: header.total_length.into(),
@@ -219,6 +223,7 @@ fn parsed4(
 
 impl Family for Ipv4 {
     type Address = V4;
+    const ETHERTYPE: u16 = ethernet::IPV4;
     const ECHO_HAS_PSEUDO_HEADER: bool = false;
 
     #[inline(always)]
@@ -243,17 +248,17 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn rewrite(packet: &mut impl Packet, parsed: &Parsed<V4>, rewrite: &crate::abi::Rewrite<V4>) -> Option<()> {
+    fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &crate::abi::Rewrite<V4>) -> Option<()> {
         use crate::checksum::Delta;
         // TTL, protocol, checksum and both addresses are neighbours: one read, one write.
-        let [ttl, protocol, c0, c1] = packet.read(parsed.network + ipv4::TTL)?;
+        let [ttl, protocol, c0, c1] = packet.read(network + ipv4::TTL)?;
         let less = ttl.wrapping_sub(1);
         // RFC 1624, with the TTL as the first byte of a word whose second byte stays.
         let hop = Delta::word(u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes([less, protocol]));
         let [c0, c1] = Delta(rewrite.address_delta).and(hop).apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
         let [s0, s1, s2, s3] = rewrite.src.to_ne_bytes();
         let [d0, d1, d2, d3] = rewrite.dst.to_ne_bytes();
-        packet.write(parsed.network + ipv4::TTL, [less, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
+        packet.write(network + ipv4::TTL, [less, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
     }
 }
 
@@ -321,7 +326,6 @@ fn parsed6(
     Ok(Parsed {
         key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: protocol.into() },
         transport,
-        network,
         transport_offset,
         hop_limit: header.hop_limit,
         length: length as u32,
@@ -334,6 +338,7 @@ const fn is_extension(next_header: u8) -> bool {
 
 impl Family for Ipv6 {
     type Address = V6;
+    const ETHERTYPE: u16 = ethernet::IPV6;
     const ECHO_HAS_PSEUDO_HEADER: bool = true;
 
     #[inline(always)]
@@ -366,18 +371,18 @@ impl Family for Ipv6 {
             next_header = next;
             offset += (length as usize + 1) * 8;
         }
-        if is_extension(next_header) {
+        if is_extension(next_header) || offset > LAST_OFFSET {
             return Err(Outcome::Malformed);
         }
         parsed6(packet, network, &header, next_header, offset)
     }
 
     #[inline(always)]
-    fn rewrite(packet: &mut impl Packet, parsed: &Parsed<V6>, rewrite: &crate::abi::Rewrite<V6>) -> Option<()> {
-        let [hop_limit] = packet.read(parsed.network + ipv6::HOP_LIMIT)?;
-        packet.write(parsed.network + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])?;
-        packet.write(parsed.network + ipv6::SOURCE, bytes(rewrite.src))?;
-        packet.write(parsed.network + ipv6::SOURCE + 16, bytes(rewrite.dst))
+    fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &crate::abi::Rewrite<V6>) -> Option<()> {
+        let [hop_limit] = packet.read(network + ipv6::HOP_LIMIT)?;
+        packet.write(network + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])?;
+        packet.write(network + ipv6::SOURCE, bytes(rewrite.src))?;
+        packet.write(network + ipv6::SOURCE + 16, bytes(rewrite.dst))
     }
 }
 

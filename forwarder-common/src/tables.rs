@@ -1,8 +1,12 @@
 //! The maps as the core sees them. The programs implement this over BPF maps, tests over ordinary collections.
 
+use core::ops::DerefMut;
+
 use crate::{
     abi::{Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rule, RuleRef, Settings, Ticks},
+    decide::Decision,
     flow_state::FlowState,
+    parse::Parsed,
 };
 
 /// An entry of a flow table, in place: cheap to copy, every write goes to the table.
@@ -30,6 +34,12 @@ pub struct Hop {
     pub link_addresses: [u8; 12],
 }
 
+impl Hop {
+    /// No way out.
+    pub const NONE: Self =
+        Self { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
+}
+
 /// Why a flow could not be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotInserted {
@@ -43,6 +53,8 @@ pub enum NotInserted {
 pub trait Tables<A> {
     /// How flow entries are held.
     type Entry: FlowEntry<A>;
+    /// How memory for a [`Draft`] is held: not on the stack, of which a BPF program has 512 bytes.
+    type Draft: DerefMut<Target = Draft<A>>;
 
     /// The settings in force.
     fn settings(&self) -> &Settings;
@@ -59,11 +71,16 @@ pub trait Tables<A> {
     fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted>;
     /// Removes one direction of a new flow, if it is there.
     fn remove_embryonic(&self, key: &FlowKey<A>);
-    /// Enters both directions of a flow into the protected table, and `forward` into the sweeper's list.
+    /// Enters both directions of a flow into the protected table, and `forward` into the sweeper's list: both get the
+    /// same [`Flow::sweep_slot`].
     ///
     /// # Errors
     /// The table is full or a key is taken; then nothing was entered.
-    fn protect(&self, forward: (&FlowKey<A>, &Flow<A>), reply: (&FlowKey<A>, &Flow<A>)) -> Result<(), NotInserted>;
+    fn protect(
+        &self,
+        forward: (&FlowKey<A>, &mut Flow<A>),
+        reply: (&FlowKey<A>, &mut Flow<A>),
+    ) -> Result<(), NotInserted>;
     /// Removes both directions of a protected flow and its place in the sweeper's list.
     fn remove_established(&self, forward: &FlowKey<A>, reply: &FlowKey<A>, sweep_slot: u32);
 
@@ -74,19 +91,61 @@ pub trait Tables<A> {
     /// Whether any range or whole address is named at all.
     fn has_ranges(&self) -> bool;
     /// A rule by its slot.
-    fn rule(&self, slot: u32) -> Option<Rule<A>>;
+    fn rule(&self, slot: u32) -> Option<&Rule<A>>;
     /// Whether an allow list contains a client.
     fn allows(&self, list: u32, client: A) -> bool;
+
+    /// Calls `state.step` with 0, 1, … until it is done, at most `times` times. The kernel has a helper for this: its
+    /// verifier looks at the step once, not once for every time.
+    fn repeat<R: Repeated>(&self, times: u32, state: &mut R);
 
     /// Whether a socket of this machine would take a packet with this key.
     fn socket_takes(&self, arriving: &FlowKey<A>) -> bool;
     /// The kernel's routing towards `dst` for packets from `src`.
     fn next_hop(&self, src: A, dst: A) -> Hop;
 
+    /// Keeps what the parser found in memory that is not on the stack. Beside saving stack, it makes the kernel's
+    /// verifier forget along which of the parser's many ways it came, so that it follows the rest only once.
+    fn keep(&self, parsed: Parsed<A>);
+    /// What was kept last; `None` only if the kernel had no memory to give.
+    fn kept(&self) -> Option<&Parsed<A>>;
+
+    /// Memory to work in, with whatever the last packet left in it; at most one at a time. `None` only if the kernel had none to give.
+    fn draft(&self) -> Option<Self::Draft>;
+
     /// Counts a forwarded packet of a rule.
     fn count_forwarded(&self, counter: u32, direction: Direction, bytes: u32);
     /// Counts an event of a rule.
     fn count(&self, counter: u32, event: Event);
+}
+
+/// A bounded search, for [`Tables::repeat`].
+pub trait Repeated {
+    /// One attempt.
+    fn step(&mut self, attempt: u32) -> Repeat;
+}
+
+/// What a step wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Another attempt.
+    Again,
+    /// No more.
+    Done,
+}
+
+/// What is being worked out about a packet and its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Draft<A> {
+    /// One direction.
+    pub flow: Flow<A>,
+    /// The other direction.
+    pub peer: Flow<A>,
+    /// The other direction's key.
+    pub peer_key: FlowKey<A>,
+    /// What becomes of the packet.
+    pub decision: Decision<A>,
 }
 
 /// Things a rule counts beside traffic.

@@ -1,5 +1,7 @@
 //! What becomes of a packet. Every packet leaves each hook with exactly one [`Outcome`], which is a counter's index.
 
+use crate::tables::Hop;
+
 /// Declares [`Outcome`] together with its names, so that a new one cannot be forgotten anywhere.
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal $kind:ident),* $(,)?) => {
@@ -77,10 +79,52 @@ outcomes! {
     DropError = "drop_error" Drop,
 }
 
+/// What a hook does with a packet: why, and where to if it goes on.
+///
+/// A plain record, not an enum: the compiler leaves the fields of a variant that is not there undefined, and the
+/// verifier refuses a program that as much as copies them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it is forwarded, passed or dropped ([`Outcome::kind`]), and why.
+    pub outcome: Outcome,
+    /// The way out of a packet that is forwarded; [`Hop::NONE`] for every other.
+    pub hop: Hop,
+}
+
+impl Verdict {
+    /// The packet is passed as it came, or dropped.
+    #[inline(always)]
+    pub const fn of(outcome: Outcome) -> Self {
+        Self { outcome, hop: Hop::NONE }
+    }
+
+    /// The packet is rewritten: it leaves by `hop.interface` with `hop.link_addresses`.
+    #[inline(always)]
+    pub const fn transmit(hop: Hop) -> Self {
+        Self { outcome: Outcome::Forwarded, hop }
+    }
+
+    /// The packet is rewritten: the kernel's neighbour code sends it out of `hop.interface`.
+    #[inline(always)]
+    pub const fn neighbour(hop: Hop) -> Self {
+        Self { outcome: Outcome::ForwardedByNeighbour, hop }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn a_verdict_has_a_way_out_exactly_when_the_packet_goes_on() {
+        let hop = Hop { interface: 3, ..Hop::NONE };
+        for verdict in [Verdict::transmit(hop), Verdict::neighbour(hop)] {
+            assert_eq!((verdict.outcome.kind(), verdict.hop), (Kind::Forward, hop));
+        }
+        assert_ne!(Verdict::transmit(hop), Verdict::neighbour(hop));
+        assert_eq!(Verdict::of(Outcome::DropTtl), Verdict { outcome: Outcome::DropTtl, hop: Hop::NONE });
+    }
 
     #[test]
     fn names_are_unique_and_say_what_happens() {

@@ -1,13 +1,113 @@
-//! The XDP and TC programs of forwarder.
+//! The XDP and TC programs of forwarder: entry points. The packet's way goes on in `forwarder_common`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod access;
+mod action;
+mod count;
+mod maps;
+mod routing;
+mod sockets;
+mod sweep;
+mod tables;
 
-/// Passes every packet.
+use access::{tc::TcPacket, xdp::XdpPacket};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use forwarder_common::{
+    complete, fast,
+    packet::Packet,
+    parse::{Family, Ipv4, Ipv6},
+    verdict::Outcome,
+    wire::ethernet,
+};
+use maps::{INTERFACE_MAC, Maps, MapsV4, MapsV6, SETTINGS};
+use routing::Routed;
+use sockets::Sockets;
+use tables::{At, KernelTables};
+
+/// The fast path: sends on what a table already decides, passes everything else untouched.
+#[xdp]
+fn forwarder_xdp(context: XdpContext) -> u32 {
+    let packet = XdpPacket::new(&context);
+    match ethertype(&packet) {
+        Ok(ethernet::IPV4) => fast_family::<Ipv4, MapsV4>(packet),
+        Ok(ethernet::IPV6) => fast_family::<Ipv6, MapsV6>(packet),
+        Ok(_) => action::xdp_pass(Outcome::NotIp),
+        Err(outcome) => action::xdp_pass(outcome),
+    }
+}
+
+#[inline(always)]
+fn fast_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return xdp_action::XDP_PASS };
+    let tables = KernelTables::<M>::new(packet.context(), settings, At::Xdp);
+    let verdict = fast::process::<F, _>(&mut packet, &tables, ethernet::LEN);
+    action::xdp(&mut packet, &verdict)
+}
+
+/// The ethertype of a frame for this station. XDP sees every frame on the wire.
+#[inline(always)]
+fn ethertype(packet: &XdpPacket) -> Result<u16, Outcome> {
+    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, t0, t1] =
+        packet.read::<{ ethernet::LEN }>(0).ok_or(Outcome::Malformed)?;
+    if [d0, d1, d2, d3, d4, d5] != INTERFACE_MAC.load() {
+        return Err(Outcome::NotForUs);
+    }
+    Ok(u16::from_ne_bytes([t0, t1]))
+}
+
+/// The complete path, on the ingress of an Ethernet device.
+#[classifier]
+fn forwarder_tc(context: TcContext) -> i32 {
+    complete::<{ ethernet::LEN }>(&context)
+}
+
+/// The complete path, on the ingress of a device without link header: tun, WireGuard, PPP.
+#[classifier]
+fn forwarder_tc_l3(context: TcContext) -> i32 {
+    complete::<0>(&context)
+}
+
+/// `NETWORK` is where the network header starts: a constant, so that offsets are constants too.
+#[inline(always)]
+fn complete<const NETWORK: usize>(context: &TcContext) -> i32 {
+    let packet = TcPacket::new(context);
+    match packet.untagged_protocol() {
+        Ok(ethernet::IPV4) => complete_family::<Ipv4, MapsV4, NETWORK>(context.skb.skb),
+        Ok(ethernet::IPV6) => complete_family::<Ipv6, MapsV6, NETWORK>(context.skb.skb),
+        Ok(_) => action::tc_pass(Outcome::NotIp),
+        Err(outcome) => action::tc_pass(outcome),
+    }
+}
+
+/// Not inlined: the families do not share a stack frame. The kernel gives 512 bytes to all frames of a program that
+/// are in use at once, and only one of these ever is.
+#[inline(never)]
+fn complete_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
+    context: *mut __sk_buff,
+) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
+    let mut packet = TcPacket::of(context);
+    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
+    let verdict = complete::process::<F, _>(&mut packet, &tables, NETWORK);
+    action::tc(&mut packet, &verdict, NETWORK, F::ETHERTYPE)
+}
+
+/// Passes everything: for interfaces that only need some program to be able to transmit.
 #[xdp]
 fn forwarder_pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Starts the sweeper's timer; the loader runs it once. Returns 0 when the timer runs.
+#[classifier]
+fn forwarder_sweep(_: TcContext) -> i32 {
+    sweep::start() as i32
 }
 
 #[panic_handler]

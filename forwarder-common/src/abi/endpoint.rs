@@ -31,9 +31,9 @@ layout!(Endpoint<V6>, 20, [V6, u16, u8, u8]);
 
 /// A longest-prefix-match key for what no single [`Endpoint`] can say: port ranges and whole addresses.
 ///
-/// The data after `prefix_len` is compared bit by bit in memory order, so the port stands as bytes.
+/// The data after `prefix_len` is compared bit by bit in memory order, so all of it is in network order.
 /// Prefix lengths in bits, with `w` = bits of an address: `32 + w` any protocol and port of the address,
-/// `32 + w + 8` any port of one protocol, `32 + w + 24 - k` an aligned block of 2^k ports.
+/// `32 + w + 16` any port of one protocol, `32 + w + 32 - k` an aligned block of 2^k ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct RangeKey<A> {
@@ -43,21 +43,21 @@ pub struct RangeKey<A> {
     pub side: u32,
     /// Network order.
     pub address: A,
-    /// IP protocol number.
-    pub protocol: u8,
+    /// IP protocol number, as 16 bits in network order: a BPF program cannot write an unaligned port on its stack.
+    pub protocol: u16,
     /// Network order.
-    pub port: [u8; 2],
-    /// Always 0.
-    pub zero: u8,
+    pub port: u16,
 }
-layout!(RangeKey<V4>, 16, [u32, u32, V4, u8, [u8; 2], u8]);
-layout!(RangeKey<V6>, 28, [u32, u32, V6, u8, [u8; 2], u8]);
+layout!(RangeKey<V4>, 16, [u32, u32, V4, u16, u16]);
+layout!(RangeKey<V6>, 28, [u32, u32, V6, u16, u16]);
 
 impl<A> RangeKey<A> {
     /// Bits of `side`.
     pub const SIDE_BITS: u32 = 32;
+    /// Bits of `protocol`.
+    pub const PROTOCOL_BITS: u32 = 16;
     /// Bits of `protocol` and `port`.
-    pub const TAIL_BITS: u32 = 24;
+    pub const TAIL_BITS: u32 = 32;
 
     /// The key that looks a packet's endpoint up: all bits significant.
     #[inline(always)]
@@ -69,9 +69,8 @@ impl<A> RangeKey<A> {
             prefix_len: Self::SIDE_BITS + 8 * size_of::<A>() as u32 + Self::TAIL_BITS,
             side: endpoint.side as u32,
             address: endpoint.address,
-            protocol: endpoint.protocol,
-            port: endpoint.port.to_ne_bytes(),
-            zero: 0,
+            protocol: (endpoint.protocol as u16).to_be(),
+            port: endpoint.port,
         }
     }
 }

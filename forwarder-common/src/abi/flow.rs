@@ -80,6 +80,17 @@ pub struct Flow<A> {
 layout!(Flow<V4>, 48, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u64, u64]);
 layout!(Flow<V6>, 72, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u64, u64]);
 
+impl<A: Copy + Eq> Flow<A> {
+    /// Whether this is the other direction of packets with `key`: not only found where theirs would be, but leading back.
+    #[inline(always)]
+    pub fn undoes(&self, key: &FlowKey<A>) -> bool {
+        self.rewrite.dst == key.src
+            && self.rewrite.src == key.dst
+            && self.rewrite.dst_port == key.src_port
+            && self.rewrite.src_port == key.dst_port
+    }
+}
+
 impl<A: Copy> Flow<A> {
     /// [`Self::direction`] as what it means.
     #[inline(always)]
@@ -87,32 +98,47 @@ impl<A: Copy> Flow<A> {
         if self.direction == Direction::Forward as u8 { Direction::Forward } else { Direction::Reply }
     }
 
-    /// The entry of the other direction: it undoes what this one does to packets with `key`.
+    /// Makes this the entry of the other direction of `flow`: it undoes what that one does to packets with `key`.
+    ///
+    /// In place, field by field: a BPF program has no stack to spare for a whole one in between.
     #[inline(always)]
-    #[must_use]
-    pub const fn peer(&self, key: &FlowKey<A>) -> Self {
-        let direction = match self.direction() {
+    pub const fn become_peer(&mut self, flow: &Self, key: &FlowKey<A>) {
+        let direction = match flow.direction() {
             Direction::Forward => Direction::Reply,
             Direction::Reply => Direction::Forward,
         };
-        Self {
-            rewrite: Rewrite {
-                src: key.dst,
-                dst: key.src,
-                src_port: key.dst_port,
-                dst_port: key.src_port,
-                address_delta: Delta(self.rewrite.address_delta).undone().0,
-                port_delta: Delta(self.rewrite.port_delta).undone().0,
-            },
-            last_seen: self.last_seen,
-            counter: self.counter,
-            state: self.state,
-            direction: direction as u8,
-            zero: 0,
-            sweep_slot: self.sweep_slot,
-            packets: 0,
-            bytes: 0,
-        }
+        self.rewrite.src = key.dst;
+        self.rewrite.dst = key.src;
+        self.rewrite.src_port = key.dst_port;
+        self.rewrite.dst_port = key.src_port;
+        self.rewrite.address_delta = Delta(flow.rewrite.address_delta).undone().0;
+        self.rewrite.port_delta = Delta(flow.rewrite.port_delta).undone().0;
+        self.last_seen = flow.last_seen;
+        self.counter = flow.counter;
+        self.state = flow.state;
+        self.direction = direction as u8;
+        self.zero = 0;
+        self.sweep_slot = flow.sweep_slot;
+        self.packets = 0;
+        self.bytes = 0;
+    }
+
+    /// The entry of the other direction, by value: [`Self::become_peer`].
+    #[must_use]
+    pub const fn peer(&self, key: &FlowKey<A>) -> Self {
+        let mut peer = *self;
+        peer.become_peer(self, key);
+        peer
+    }
+
+    /// Makes `peer` the key of the other direction, in place: [`Self::peer_key`].
+    #[inline(always)]
+    pub const fn write_peer_key(&self, protocol: u32, peer: &mut FlowKey<A>) {
+        peer.src = self.rewrite.dst;
+        peer.dst = self.rewrite.src;
+        peer.src_port = self.rewrite.dst_port;
+        peer.dst_port = self.rewrite.src_port;
+        peer.protocol = protocol;
     }
 
     /// The key of the other direction: what a reply to a rewritten packet looks like on arrival.

@@ -45,6 +45,20 @@ pub enum NextHopState {
     Unreachable = 4,
 }
 
+impl NextHopState {
+    /// The state that a map value holds; an unknown number is no next hop.
+    #[inline(always)]
+    pub const fn from_number(number: u16) -> Self {
+        match number {
+            1 => Self::Resolved,
+            2 => Self::Local,
+            3 => Self::Unresolved,
+            4 => Self::Unreachable,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// Bits of [`NextHop::flags`].
 pub mod next_hop_flags {
     /// XDP may redirect to the interface: its driver takes such frames and has the program it needs.

@@ -1,0 +1,55 @@
+//! The only unsafe packet access. Every read and write checks the packet's end right there, from the context
+//! itself: the verifier follows that, and a helper that moved the packet in between does no harm.
+
+use core::arch::asm;
+
+pub(crate) mod tc;
+pub(crate) mod words;
+pub(crate) mod xdp;
+
+/// Larger offsets are out of reach: the verifier wants a bound, and no header this far in is forwarded.
+const LARGEST_OFFSET: usize = 0x3fff;
+
+/// A hook's context: where the packet begins and ends now.
+pub(crate) trait Bounds {
+    /// Address of the first byte, and of the first byte after the part that can be read directly.
+    fn bounds(&self) -> (usize, usize);
+}
+
+/// A pointer to `N` bytes of the packet that exist.
+#[inline(always)]
+fn at<const N: usize>(context: &impl Bounds, offset: usize) -> Option<*mut u8> {
+    if offset > LARGEST_OFFSET {
+        return None;
+    }
+    let (start, end) = context.bounds();
+    let first = start + offset;
+    // The verifier learns from "first + N > end". The compiler would turn N = 1 into "first >= end", which teaches it
+    // nothing, so it must not see the addition.
+    let mut after = first;
+    // SAFETY: an addition in registers.
+    unsafe {
+        asm!("{after} += {length}", after = inlateout(reg) after, length = const N, options(pure, nomem, nostack))
+    };
+    if after > end {
+        return None;
+    }
+    Some(first as *mut u8)
+}
+
+#[inline(always)]
+fn read<const N: usize>(context: &impl Bounds, offset: usize) -> Option<[u8; N]> {
+    let pointer = at::<N>(context, offset)?;
+    // SAFETY: `at` has just compared the last of the `N` bytes with the packet's end; nothing else runs on this
+    // packet meanwhile.
+    Some(unsafe { words::load(pointer) })
+}
+
+#[inline(always)]
+fn write<const N: usize>(context: &impl Bounds, offset: usize, bytes: [u8; N]) -> Option<()> {
+    let pointer = at::<N>(context, offset)?;
+    // SAFETY: as for `read`; the kernel has made this part of the packet private to the program (XDP) or does so
+    // before the program starts when it writes directly (TC).
+    unsafe { words::store(pointer, bytes) };
+    Some(())
+}

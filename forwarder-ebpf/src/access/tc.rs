@@ -1,0 +1,129 @@
+//! A packet at TC: perhaps not all of it linear, perhaps larger than any frame (GSO), perhaps with a checksum that
+//! only the NIC will finish.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::{bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use forwarder_common::{
+    checksum::Delta,
+    packet::{ChecksumChange, Packet},
+};
+
+use super::{Bounds, read, write};
+
+/// Linear bytes that the core may want to read: Ethernet, IPv6, two extension headers, TCP.
+const HEADERS: u32 = 128;
+/// `PACKET_HOST` of `if_packet.h`: for this station.
+const PACKET_HOST: u32 = 0;
+
+/// The packet of a TC context.
+pub(crate) struct TcPacket {
+    context: *mut __sk_buff,
+}
+
+impl TcPacket {
+    /// The packet of a context whose headers are linear already.
+    #[inline(always)]
+    pub(crate) const fn of(context: *mut __sk_buff) -> Self {
+        Self { context }
+    }
+
+    /// The packet that a program was called for, with its headers made linear.
+    #[inline(always)]
+    pub(crate) fn new(context: &TcContext) -> Self {
+        let packet = Self::of(context.skb.skb);
+        let (start, end) = packet.bounds();
+        let (linear, whole) = ((end - start) as u32, packet.length() as u32);
+        if linear < HEADERS && linear < whole {
+            // SAFETY: a helper on the program's own context. Should it fail, reads fail later, and the packet passes.
+            unsafe { bpf_skb_pull_data(packet.context, if whole < HEADERS { whole } else { HEADERS }) };
+        }
+        packet
+    }
+
+    /// The protocol as loaded from the wire, if the packet is for this station and carries no VLAN tag: at TC a tag
+    /// is metadata, and the ethertype in the frame is that of the inside.
+    #[inline(always)]
+    pub(crate) fn untagged_protocol(&self) -> Result<u16, forwarder_common::verdict::Outcome> {
+        use forwarder_common::verdict::Outcome;
+        // SAFETY: `context` is the program's own argument, valid while it runs.
+        let (kind, tagged, protocol) =
+            unsafe { ((*self.context).pkt_type, (*self.context).vlan_present, (*self.context).protocol) };
+        if kind != PACKET_HOST {
+            return Err(Outcome::NotForUs);
+        }
+        if tagged != 0 { Err(Outcome::NotIp) } else { Ok(protocol as u16) }
+    }
+
+    /// Puts an Ethernet header with this type in front of a packet that came without one; `None` when there is no room.
+    #[inline(always)]
+    pub(crate) fn push_link_header(&mut self, ethertype: u16) -> Option<()> {
+        // SAFETY: a helper on the program's own context; it checks everything itself.
+        if unsafe { bpf_skb_change_head(self.context, 14, 0) } != 0 {
+            return None;
+        }
+        self.write(12, ethertype.to_ne_bytes())
+    }
+}
+
+impl Bounds for TcPacket {
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: as at XDP: the program's own argument, volatile for the verifier's sake.
+        unsafe {
+            (
+                (&raw const (*self.context).data).read_volatile() as usize,
+                (&raw const (*self.context).data_end).read_volatile() as usize,
+            )
+        }
+    }
+}
+
+impl Packet for TcPacket {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        read(self, offset)
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        write(self, offset, bytes)
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: `context` is the program's own argument, valid while it runs.
+        unsafe { (*self.context).len as usize }
+    }
+
+    #[inline(always)]
+    fn segment_payload(&self) -> u32 {
+        // SAFETY: `context` is the program's own argument, valid while it runs.
+        unsafe { (*self.context).gso_size }
+    }
+
+    /// With the kernel's helpers: they know whether the field is complete or `CHECKSUM_PARTIAL`, in which case it
+    /// holds only the pseudo-header's sum and the ports are not in it.
+    #[inline(always)]
+    fn change_checksum(&mut self, change: ChecksumChange) -> Option<()> {
+        let mangled_zero = if change.is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let replace = |delta: Delta, flags: u64| {
+            // SAFETY: a helper on the program's own context; it checks the offset itself. A field size of 0 in the
+            // flags means: `from` is 0 and `to` is the difference.
+            unsafe {
+                bpf_l4_csum_replace(self.context, change.offset as u32, 0, delta.0.into(), flags | mangled_zero) == 0
+            }
+        };
+        // A zero UDP checksum is left alone by the helper before the first change, but the first change may not
+        // make it zero: MARK_MANGLED_0 writes all ones instead. So the order of the two does not matter.
+        if change.pseudo_header != Delta::NONE && !replace(change.pseudo_header, BPF_F_PSEUDO_HDR.into()) {
+            return None;
+        }
+        if change.transport != Delta::NONE && !replace(change.transport, 0) {
+            return None;
+        }
+        Some(())
+    }
+}

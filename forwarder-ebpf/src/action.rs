@@ -1,0 +1,106 @@
+//! From a verdict to what the kernel is told, on each hook. Every packet is counted here, once.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::{bpf_redirect, bpf_redirect_neigh},
+};
+use forwarder_common::{
+    abi::next_hop_flags,
+    packet::Packet,
+    tables::Hop,
+    verdict::{Kind, Outcome, Verdict},
+};
+
+use crate::{
+    access::{tc::TcPacket, xdp::XdpPacket},
+    count::{self, Hook},
+    maps::{LAST_VERDICT, RECORD},
+};
+
+/// Carries an XDP verdict out.
+#[inline(always)]
+pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
+    record(Hook::Xdp, verdict);
+    count::outcome(Hook::Xdp, verdict.outcome);
+    match verdict.outcome.kind() {
+        Kind::Pass => xdp_action::XDP_PASS,
+        Kind::Drop => xdp_action::XDP_DROP,
+        Kind::Forward => {
+            if packet.write(0, verdict.hop.link_addresses).is_none() {
+                return xdp_action::XDP_ABORTED;
+            }
+            // SAFETY: a helper without pointers.
+            unsafe { bpf_redirect(verdict.hop.interface, 0) as u32 }
+        }
+    }
+}
+
+/// Passes a frame at XDP that no family's path has seen.
+#[inline(always)]
+pub(crate) fn xdp_pass(outcome: Outcome) -> u32 {
+    record(Hook::Xdp, &Verdict::of(outcome));
+    count::outcome(Hook::Xdp, outcome);
+    xdp_action::XDP_PASS
+}
+
+/// Carries a TC verdict out. `network` is where the packet's network header stands: 0 where there is no link header.
+#[inline(always)]
+pub(crate) fn tc(packet: &mut TcPacket, verdict: &Verdict, network: usize, ethertype: u16) -> i32 {
+    record(Hook::Tc, verdict);
+    let sent = match verdict.outcome.kind() {
+        // Not a final answer: other programs and filters on the interface have their turn.
+        Kind::Pass => Some(TC_ACT_UNSPEC),
+        Kind::Drop => Some(TC_ACT_SHOT),
+        Kind::Forward if verdict.outcome == Outcome::Forwarded => transmit(packet, &verdict.hop, network, ethertype),
+        Kind::Forward => by_neighbour(packet, &verdict.hop, network, ethertype),
+    };
+    let Some(action) = sent else {
+        count::outcome(Hook::Tc, Outcome::DropError);
+        return TC_ACT_SHOT;
+    };
+    count::outcome(Hook::Tc, verdict.outcome);
+    action
+}
+
+/// Passes a packet at TC that no family's path has seen.
+#[inline(always)]
+pub(crate) fn tc_pass(outcome: Outcome) -> i32 {
+    record(Hook::Tc, &Verdict::of(outcome));
+    count::outcome(Hook::Tc, outcome);
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn transmit(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) -> Option<i32> {
+    if hop.flags & next_hop_flags::NO_LINK_HEADER == 0 {
+        if network == 0 {
+            packet.push_link_header(ethertype)?;
+        }
+        packet.write(0, hop.link_addresses)?;
+    }
+    // SAFETY: a helper without pointers. Towards a device without link header the kernel strips ours.
+    Some(unsafe { bpf_redirect(hop.interface, 0) as i32 })
+}
+
+#[inline(always)]
+fn by_neighbour(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) -> Option<i32> {
+    if network == 0 {
+        // The kernel drops what has no link header at all here, even though it writes its own.
+        packet.push_link_header(ethertype)?;
+    }
+    // SAFETY: no parameters: the kernel looks the neighbour up itself, and queues the packet while it resolves.
+    Some(unsafe { bpf_redirect_neigh(hop.interface, core::ptr::null_mut(), 0, 0) as i32 })
+}
+
+/// For tests: what was decided, for `BPF_PROG_TEST_RUN` does not tell where a packet would have gone.
+#[inline(always)]
+fn record(hook: Hook, verdict: &Verdict) {
+    if RECORD.load() == 0 {
+        return;
+    }
+    if let Some(record) = LAST_VERDICT.get_ptr_mut(0) {
+        let Hop { interface, mtu, .. } = verdict.hop;
+        // SAFETY: a pointer to an array value, valid while the program runs; only tests run with RECORD set.
+        unsafe { record.write([hook as u32 + 1, verdict.outcome as u32, interface, mtu, 0, 0, 0, 0]) };
+    }
+}

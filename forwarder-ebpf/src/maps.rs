@@ -1,0 +1,253 @@
+//! The maps, and how generic code finds those of its address family.
+//!
+//! The sizes here are placeholders: the loader sets them from the configuration's limits.
+
+use aya_ebpf::{
+    Global,
+    bindings::bpf_timer,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
+    macros::btf_map,
+};
+use forwarder_common::{
+    abi::{
+        AllowKey, Endpoint, Flow, FlowKey, INTERFACE_SLOTS, InterfaceCounters, NextHop, RangeKey, Rule, RuleCounters,
+        RuleRef, Settings,
+    },
+    address::{Address, V4, V6},
+    parse::Parsed,
+    tables::Draft,
+};
+
+/// Set by the loader for each interface: its slot in `INTERFACE_COUNTERS`.
+#[unsafe(no_mangle)]
+pub(crate) static INTERFACE_SLOT: Global<u32> = Global::new(0);
+/// Set by the loader for each interface: its MAC address.
+#[unsafe(no_mangle)]
+pub(crate) static INTERFACE_MAC: Global<[u8; 6]> = Global::new([0; 6]);
+/// Set by tests: 1 to write `LAST_VERDICT`.
+#[unsafe(no_mangle)]
+pub(crate) static RECORD: Global<u8> = Global::new(0);
+
+/// Slots of the per-CPU next-hop table; a power of two, for the index is a masked hash.
+pub(crate) const NEXT_HOP_SLOTS: u32 = 1024;
+const FLOWS: usize = 1;
+const RULES: usize = 1;
+
+type Flows<A> = HashMap<FlowKey<A>, Flow<A>, FLOWS>;
+type NewFlows<A> = LruHashMap<FlowKey<A>, Flow<A>, FLOWS>;
+type Endpoints<A> = HashMap<Endpoint<A>, RuleRef, RULES>;
+type Rules<A> = Array<Rule<A>, RULES>;
+type NextHops<A> = PerCpuArray<NextHop<A>, { NEXT_HOP_SLOTS as usize }>;
+type SweepKeys<A> = Array<FlowKey<A>, FLOWS>;
+type FreeSlots = Queue<u32, FLOWS>;
+type Drafts<A> = PerCpuArray<Draft<A>, 1>;
+type ParsedPacket<A> = PerCpuArray<Parsed<A>, 1>;
+/// The data of a key after its prefix length, as the trie wants it: bytes.
+type Trie<const BYTES: usize, V> = LpmTrie<[u8; BYTES], V, RULES>;
+
+/// Bytes of a trie key after its prefix length.
+const fn trie_data<K>() -> usize {
+    size_of::<K>() - size_of::<u32>()
+}
+type Ranges4 = Trie<{ trie_data::<RangeKey<V4>>() }, RuleRef>;
+type Ranges6 = Trie<{ trie_data::<RangeKey<V6>>() }, RuleRef>;
+type Allow4 = Trie<{ trie_data::<AllowKey<V4>>() }, u32>;
+type Allow6 = Trie<{ trie_data::<AllowKey<V6>>() }, u32>;
+
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+/// Interface index → `interface_flags`.
+#[btf_map]
+pub(crate) static INTERFACES: HashMap<u32, u32, 1024> = HashMap::new();
+#[btf_map]
+pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, RULES> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters, { INTERFACE_SLOTS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
+#[btf_map]
+pub(crate) static LAST_VERDICT: Array<[u32; 8], 1> = Array::new();
+
+#[btf_map]
+pub(crate) static ENDPOINTS_V4: Endpoints<V4> = HashMap::new();
+#[btf_map]
+pub(crate) static RANGES_V4: Ranges4 = LpmTrie::new();
+#[btf_map]
+pub(crate) static ALLOW_V4: Allow4 = LpmTrie::new();
+#[btf_map]
+pub(crate) static RULES_V4: Rules<V4> = Array::new();
+#[btf_map]
+pub(crate) static ESTABLISHED_V4: Flows<V4> = HashMap::new();
+#[btf_map]
+pub(crate) static EMBRYONIC_V4: NewFlows<V4> = LruHashMap::new();
+#[btf_map]
+pub(crate) static NEXT_HOPS_V4: NextHops<V4> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SWEEP_KEYS_V4: SweepKeys<V4> = Array::new();
+#[btf_map]
+pub(crate) static FREE_SLOTS_V4: FreeSlots = Queue::new();
+#[btf_map]
+pub(crate) static DRAFTS_V4: Drafts<V4> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static PARSED_V4: ParsedPacket<V4> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static ENDPOINTS_V6: Endpoints<V6> = HashMap::new();
+#[btf_map]
+pub(crate) static RANGES_V6: Ranges6 = LpmTrie::new();
+#[btf_map]
+pub(crate) static ALLOW_V6: Allow6 = LpmTrie::new();
+#[btf_map]
+pub(crate) static RULES_V6: Rules<V6> = Array::new();
+#[btf_map]
+pub(crate) static ESTABLISHED_V6: Flows<V6> = HashMap::new();
+#[btf_map]
+pub(crate) static EMBRYONIC_V6: NewFlows<V6> = LruHashMap::new();
+#[btf_map]
+pub(crate) static NEXT_HOPS_V6: NextHops<V6> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SWEEP_KEYS_V6: SweepKeys<V6> = Array::new();
+#[btf_map]
+pub(crate) static FREE_SLOTS_V6: FreeSlots = Queue::new();
+#[btf_map]
+pub(crate) static DRAFTS_V6: Drafts<V6> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static PARSED_V6: ParsedPacket<V6> = PerCpuArray::new();
+
+/// The sweeper's timer and how far it has come.
+#[repr(C)]
+pub(crate) struct Sweep {
+    /// Fires, sweeps a bounded number of flows, and starts itself again.
+    pub(crate) timer: bpf_timer,
+    /// The next slot to look at, for IPv4 and for IPv6.
+    pub(crate) next: [u32; 2],
+}
+
+/// Bits of `INTERFACES` values.
+pub(crate) mod interface_flags {
+    /// XDP may redirect out of it.
+    pub(crate) const XDP_OUT: u32 = 1;
+    /// It has no link header.
+    pub(crate) const NO_LINK_HEADER: u32 = 1 << 1;
+}
+
+/// The maps of one address family.
+pub(crate) trait Maps {
+    /// Its addresses.
+    type Address: Address + 'static;
+    /// The data of its [`RangeKey`].
+    type RangeData: 'static;
+    /// The data of its [`AllowKey`].
+    type AllowData: 'static;
+
+    /// `AF_INET` or `AF_INET6`.
+    const ADDRESS_FAMILY: u8;
+    /// Its bit of [`forwarder_common::abi::setting_flags`] that says there are ranges.
+    const HAS_RANGES: u32;
+
+    fn endpoints() -> &'static Endpoints<Self::Address>;
+    fn ranges() -> &'static LpmTrie<Self::RangeData, RuleRef, RULES>;
+    fn allow() -> &'static LpmTrie<Self::AllowData, u32, RULES>;
+    fn rules() -> &'static Rules<Self::Address>;
+    fn established() -> &'static Flows<Self::Address>;
+    fn embryonic() -> &'static NewFlows<Self::Address>;
+    fn next_hops() -> &'static NextHops<Self::Address>;
+    fn sweep_keys() -> &'static SweepKeys<Self::Address>;
+    fn free_slots() -> &'static FreeSlots;
+    fn drafts() -> &'static Drafts<Self::Address>;
+    fn parsed() -> &'static ParsedPacket<Self::Address>;
+}
+
+macro_rules! maps {
+    ($name:ident, $address:ty, $family:literal, $ranges_flag:ident, $endpoints:ident, $ranges:ident,
+     $allow:ident, $rules:ident, $established:ident, $embryonic:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
+        /// The maps of this family.
+        pub(crate) struct $name;
+        impl Maps for $name {
+            type Address = $address;
+            type RangeData = [u8; trie_data::<RangeKey<$address>>()];
+            type AllowData = [u8; trie_data::<AllowKey<$address>>()];
+            const ADDRESS_FAMILY: u8 = $family;
+            const HAS_RANGES: u32 = forwarder_common::abi::setting_flags::$ranges_flag;
+            #[inline(always)]
+            fn endpoints() -> &'static Endpoints<$address> {
+                &$endpoints
+            }
+            #[inline(always)]
+            fn ranges() -> &'static LpmTrie<Self::RangeData, RuleRef, RULES> {
+                &$ranges
+            }
+            #[inline(always)]
+            fn allow() -> &'static LpmTrie<Self::AllowData, u32, RULES> {
+                &$allow
+            }
+            #[inline(always)]
+            fn rules() -> &'static Rules<$address> {
+                &$rules
+            }
+            #[inline(always)]
+            fn established() -> &'static Flows<$address> {
+                &$established
+            }
+            #[inline(always)]
+            fn embryonic() -> &'static NewFlows<$address> {
+                &$embryonic
+            }
+            #[inline(always)]
+            fn next_hops() -> &'static NextHops<$address> {
+                &$next_hops
+            }
+            #[inline(always)]
+            fn sweep_keys() -> &'static SweepKeys<$address> {
+                &$keys
+            }
+            #[inline(always)]
+            fn free_slots() -> &'static FreeSlots {
+                &$slots
+            }
+            #[inline(always)]
+            fn drafts() -> &'static Drafts<$address> {
+                &$drafts
+            }
+            #[inline(always)]
+            fn parsed() -> &'static ParsedPacket<$address> {
+                &$parsed
+            }
+        }
+    };
+}
+
+maps!(
+    MapsV4,
+    V4,
+    2,
+    RANGES_V4,
+    ENDPOINTS_V4,
+    RANGES_V4,
+    ALLOW_V4,
+    RULES_V4,
+    ESTABLISHED_V4,
+    EMBRYONIC_V4,
+    NEXT_HOPS_V4,
+    SWEEP_KEYS_V4,
+    FREE_SLOTS_V4,
+    DRAFTS_V4,
+    PARSED_V4
+);
+maps!(
+    MapsV6,
+    V6,
+    10,
+    RANGES_V6,
+    ENDPOINTS_V6,
+    RANGES_V6,
+    ALLOW_V6,
+    RULES_V6,
+    ESTABLISHED_V6,
+    EMBRYONIC_V6,
+    NEXT_HOPS_V6,
+    SWEEP_KEYS_V6,
+    FREE_SLOTS_V6,
+    DRAFTS_V6,
+    PARSED_V6
+);

@@ -1,0 +1,154 @@
+//! Next hops: what the kernel's routing says, asked once in a while and kept per CPU.
+//!
+//! `bpf_fib_lookup` costs as much as the rest of the fast path. It accepts a neighbour that has gone stale and never
+//! starts to probe it, so each time it is asked, one packet goes out by the kernel's neighbour code
+//! (`next_hop_flags::CONFIRM`): that probes, and a backend that comes back with another MAC is found as soon as by
+//! kernel forwarding.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+    },
+    helpers::{bpf_check_mtu, bpf_fib_lookup},
+};
+use forwarder_common::{
+    abi::{NextHop, NextHopState, elapsed, next_hop_flags, setting_flags},
+    address::{Address, V4, V6},
+    tables::Hop,
+};
+
+use crate::{
+    maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS, interface_flags},
+    tables::{At, KernelTables},
+};
+
+/// The loopback interface's index in every network namespace. Looking up as if from there needs only its own
+/// `forwarding` switch, not that of the interfaces, which would make an IPv6 host ignore router advertisements.
+const LOOPBACK: u32 = 1;
+
+/// How a family's addresses are put into a FIB lookup.
+pub(crate) trait Routed: Maps {
+    fn set_ends(lookup: &mut FibLookup, src: Self::Address, dst: Self::Address);
+}
+
+impl Routed for MapsV4 {
+    #[inline(always)]
+    fn set_ends(lookup: &mut FibLookup, src: V4, dst: V4) {
+        lookup.__bindgen_anon_3.ipv4_src = src;
+        lookup.__bindgen_anon_4.ipv4_dst = dst;
+    }
+}
+
+impl Routed for MapsV6 {
+    #[inline(always)]
+    fn set_ends(lookup: &mut FibLookup, src: V6, dst: V6) {
+        lookup.__bindgen_anon_3.ipv6_src = src;
+        lookup.__bindgen_anon_4.ipv6_dst = dst;
+    }
+}
+
+/// The next hop for packets from `src` to `dst`: the kept one while it is fresh, else what the kernel says now.
+#[inline(always)]
+pub(crate) fn next_hop<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> Hop {
+    let settings = tables.settings;
+    let by_source = settings.flags & setting_flags::ROUTE_BY_SOURCE != 0;
+    let src = if by_source { src } else { M::Address::default() };
+    let index = if by_source { dst.mix() ^ src.mix() } else { dst.mix() } & (NEXT_HOP_SLOTS - 1);
+    let Some(slot) = M::next_hops().get_ptr_mut(index) else {
+        return Hop { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
+    };
+    // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it
+    // run to completion one after the other.
+    let slot = unsafe { &mut *slot };
+    // An unresolved neighbour or a missing route may change with the next packet: those answers are not kept.
+    let kept = slot.state == NextHopState::Resolved as u16 || slot.state == NextHopState::Local as u16;
+    let fresh = kept
+        && slot.dst == dst
+        && slot.src == src
+        && slot.epoch == settings.epoch
+        && elapsed(tables.now, slot.asked) <= settings.next_hop_lifetime;
+    if !fresh {
+        slot.dst = dst;
+        slot.src = src;
+        ask(tables, slot);
+    }
+    let mut flags = slot.flags;
+    if tables.at == At::Tc {
+        // This packet goes by the neighbour code, and no other until the kernel is asked again.
+        slot.flags &= !next_hop_flags::CONFIRM;
+    } else if fresh {
+        // The packet that asked was left to TC.
+        flags &= !next_hop_flags::CONFIRM;
+    }
+    let state = NextHopState::from_number(slot.state);
+    Hop { state, flags, interface: slot.interface, mtu: slot.mtu, link_addresses: slot.link_addresses }
+}
+
+/// Asks the kernel about the slot's addresses.
+///
+/// Not inlined: a stack frame of its own, which packets with a fresh next hop do not pay for.
+#[inline(never)]
+fn ask<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    lookup.family = M::ADDRESS_FAMILY;
+    lookup.ifindex = LOOPBACK;
+    // The least length there is: makes the kernel report the route's MTU.
+    lookup.__bindgen_anon_1.tot_len = 1;
+    M::set_ends(&mut lookup, slot.src, slot.dst);
+    // SAFETY: the program's own argument, and a record of the size that is said.
+    let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+    slot.asked = tables.now;
+    slot.epoch = tables.settings.epoch;
+    slot.interface = lookup.ifindex;
+    slot.flags = interface_flags(lookup.ifindex);
+    let state = match answer as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            slot.flags |= next_hop_flags::CONFIRM;
+            // SAFETY: both members of the union are the same 16-bit integer.
+            slot.mtu = unsafe { lookup.__bindgen_anon_1.mtu_result }.into();
+            let [d0, d1, d2, d3, d4, d5] = lookup.dmac;
+            let [s0, s1, s2, s3, s4, s5] = lookup.smac;
+            slot.link_addresses = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5];
+            NextHopState::Resolved
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => {
+            slot.mtu = device_mtu(tables.context, lookup.ifindex);
+            // A device without link header never has neighbours: for it this is the final answer.
+            if slot.flags & next_hop_flags::NO_LINK_HEADER != 0 {
+                NextHopState::Resolved
+            } else {
+                NextHopState::Unresolved
+            }
+        }
+        BPF_FIB_LKUP_RET_NOT_FWDED => NextHopState::Local,
+        _ => NextHopState::Unreachable,
+    };
+    slot.state = state as u16;
+}
+
+#[inline(always)]
+fn interface_flags(interface: u32) -> u16 {
+    // SAFETY: copied at once; a single word.
+    let known = unsafe { INTERFACES.get(interface) }.copied().unwrap_or(0);
+    let mut flags = 0;
+    if known & interface_flags::XDP_OUT != 0 {
+        flags |= next_hop_flags::XDP_OUT;
+    }
+    if known & interface_flags::NO_LINK_HEADER != 0 {
+        flags |= next_hop_flags::NO_LINK_HEADER;
+    }
+    flags
+}
+
+/// A device's MTU in bytes of IP packet; unlimited if the kernel does not tell.
+#[inline(always)]
+fn device_mtu(context: *mut c_void, interface: u32) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the program's own argument and a word of ours. It returns whether this packet fits, which the caller
+    // works out for the translated packet itself.
+    unsafe { bpf_check_mtu(context, interface, &raw mut mtu, 0, 0) };
+    if mtu == 0 { u32::MAX } else { mtu }
+}

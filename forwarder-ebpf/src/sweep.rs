@@ -1,0 +1,159 @@
+//! The protected flows' table and the timer that clears it of what has expired: no process is needed for that.
+//!
+//! A hash map cannot be walked a bit at a time, so every protected flow also has a slot in an array of keys. The
+//! free slots are in a queue; whoever takes one may enter a flow. The timer walks the array.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, bpf_timer},
+    helpers::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start},
+};
+use forwarder_common::{
+    abi::{Flow, FlowKey, Settings, elapsed},
+    flow_state::FlowState,
+    tables::NotInserted,
+};
+
+use crate::{
+    maps::{Maps, MapsV4, MapsV6, SETTINGS, SWEEP, Sweep},
+    tables::now,
+};
+
+/// Between two sweeps, in nanoseconds.
+const PERIOD: u64 = 100_000_000;
+/// Slots of each family looked at in one sweep: bounds the time that a CPU is away from its packets.
+const SLOTS_PER_SWEEP: u32 = 512;
+/// `CLOCK_BOOTTIME`: flows age while the machine sleeps.
+const CLOCK_BOOTTIME: u64 = 7;
+
+/// Enters both directions of a flow and its forward key into a free slot.
+#[inline(always)]
+pub(crate) fn enter<M: Maps>(
+    forward: (&FlowKey<M::Address>, &mut Flow<M::Address>),
+    reply: (&FlowKey<M::Address>, &mut Flow<M::Address>),
+) -> Result<(), NotInserted> {
+    let Ok(Some(slot)) = M::free_slots().pop() else { return Err(NotInserted::Refused) };
+    let give_back = || {
+        let _ = M::free_slots().push(slot, 0);
+    };
+    forward.1.sweep_slot = slot;
+    reply.1.sweep_slot = slot;
+    let flags = BPF_NOEXIST.into();
+    if M::established().insert(reply.0, &*reply.1, flags).is_err() {
+        give_back();
+        return Err(NotInserted::Taken);
+    }
+    if M::established().insert(forward.0, &*forward.1, flags).is_err() {
+        let _ = M::established().remove(reply.0);
+        give_back();
+        return Err(NotInserted::Taken);
+    }
+    if let Some(key) = M::sweep_keys().get_ptr_mut(slot) {
+        // SAFETY: a pointer to an array value, valid while the program runs; only the holder of the slot writes it.
+        unsafe { key.write(*forward.0) };
+    }
+    Ok(())
+}
+
+/// Removes both directions of a flow. Whoever removes the entry with the slot's own key frees the slot: of two CPUs
+/// that try, the kernel lets one succeed.
+#[inline(always)]
+pub(crate) fn remove<M: Maps>(one: &FlowKey<M::Address>, other: &FlowKey<M::Address>, slot: u32) {
+    let first = M::established().remove(one).is_ok();
+    let second = M::established().remove(other).is_ok();
+    if !first && !second {
+        return;
+    }
+    let Some(key) = M::sweep_keys().get_ptr_mut(slot) else { return };
+    // SAFETY: a pointer to an array value, valid while the program runs.
+    let holder = unsafe { key.read() };
+    let frees = (first && holder == *one) || (second && holder == *other);
+    if frees {
+        // SAFETY: as above.
+        unsafe { (*key).protocol = 0 };
+        let _ = M::free_slots().push(slot, 0);
+    }
+}
+
+/// Starts the timer. Returns 0 when it runs.
+#[inline(always)]
+pub(crate) fn start() -> i64 {
+    let Some(sweep) = SWEEP.get_ptr_mut(0) else { return -1 };
+    // SAFETY: the timer is the first field of an array value of the map that is named; the helpers lock it.
+    unsafe {
+        let timer: *mut bpf_timer = &raw mut (*sweep).timer;
+        // Fails when the timer exists already, which is as good.
+        let _ = bpf_timer_init(timer, (&raw const SWEEP).cast_mut().cast::<c_void>(), CLOCK_BOOTTIME);
+        let failed = bpf_timer_set_callback(timer, on_timer as *mut c_void);
+        if failed != 0 {
+            return failed;
+        }
+        bpf_timer_start(timer, PERIOD, 0)
+    }
+}
+
+unsafe extern "C" fn on_timer(_map: *mut c_void, _key: *mut u32, sweep: *mut Sweep) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
+    // SAFETY: the kernel passes the value that holds the timer.
+    let sweep = unsafe { &mut *sweep };
+    let [v4, v6] = &mut sweep.next;
+    *v4 = sweep_some::<MapsV4>(settings, *v4);
+    *v6 = sweep_some::<MapsV6>(settings, *v6);
+    // SAFETY: as in `start`.
+    unsafe { bpf_timer_start(&raw mut sweep.timer, PERIOD, 0) };
+    0
+}
+
+/// What one run of the loop needs to know.
+#[repr(C)]
+struct Run {
+    settings: &'static Settings,
+    first: u32,
+    /// Slots that exist were seen: at the end of the array the next sweep begins anew.
+    wrapped: u32,
+}
+
+#[inline(always)]
+fn sweep_some<M: Maps>(settings: &'static Settings, first: u32) -> u32 {
+    let mut run = Run { settings, first, wrapped: 0 };
+    // SAFETY: the callback has the type that the helper calls, and `run` outlives the call.
+    unsafe { bpf_loop(SLOTS_PER_SWEEP, sweep_one::<M> as *mut c_void, (&raw mut run).cast(), 0) };
+    if run.wrapped != 0 { 0 } else { first.wrapping_add(SLOTS_PER_SWEEP) }
+}
+
+unsafe extern "C" fn sweep_one<M: Maps>(step: u32, run: *mut Run) -> i64 {
+    // SAFETY: `sweep_some` passes its own record.
+    let run = unsafe { &mut *run };
+    let slot = run.first.wrapping_add(step);
+    let Some(key) = M::sweep_keys().get_ptr_mut(slot) else {
+        run.wrapped = 1;
+        return 1;
+    };
+    // SAFETY: a pointer to an array value, valid while the program runs.
+    let key = unsafe { key.read() };
+    if key.protocol == 0 {
+        return 0;
+    }
+    let Some(flow) = M::established().get_ptr_mut(key) else { return 0 };
+    // SAFETY: a pointer to a map value, valid while the program runs; copied at once.
+    let flow = unsafe { flow.read() };
+    if flow.sweep_slot != slot || !expired(run.settings, key.protocol as u8, &flow) {
+        return 0;
+    }
+    let peer_key = flow.peer_key(key.protocol);
+    if let Some(peer) = M::established().get_ptr_mut(peer_key) {
+        // SAFETY: as above.
+        let peer = unsafe { peer.read() };
+        if !expired(run.settings, key.protocol as u8, &peer) {
+            return 0;
+        }
+    }
+    remove::<M>(&key, &peer_key, slot);
+    0
+}
+
+#[inline(always)]
+fn expired<A>(settings: &Settings, protocol: u8, flow: &Flow<A>) -> bool {
+    elapsed(now(), flow.last_seen) > FlowState::from_number(flow.state).timeout(protocol, &settings.timeouts)
+}

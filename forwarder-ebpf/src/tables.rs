@@ -1,0 +1,271 @@
+//! The core's tables over the BPF maps.
+
+use core::{
+    ffi::c_void,
+    marker::PhantomData,
+    ops::{Deref, DerefMut},
+};
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
+};
+use forwarder_common::{
+    abi::{AllowKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, TICK_SHIFT, Ticks},
+    flow_state::FlowState,
+    parse::Parsed,
+    tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables},
+};
+
+use crate::{
+    count,
+    maps::Maps,
+    routing::{self, Routed},
+    sockets::Sockets,
+    sweep,
+};
+
+/// `EEXIST`: the key is taken.
+const EEXIST: i32 = 17;
+
+/// Which hook asks: XDP may use less of the kernel, and TC confirms neighbours.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    Xdp,
+    Tc,
+}
+
+/// The maps of one family, as one packet sees them.
+pub(crate) struct KernelTables<M> {
+    /// The program's own argument, for helpers.
+    pub(crate) context: *mut c_void,
+    /// The settings in force.
+    pub(crate) settings: &'static Settings,
+    /// When the program started.
+    pub(crate) now: Ticks,
+    /// The hook.
+    pub(crate) at: At,
+    family: PhantomData<M>,
+}
+
+impl<M: Maps> KernelTables<M> {
+    /// For the packet of `context`, the program's own argument.
+    #[inline(always)]
+    pub(crate) fn new(context: *mut c_void, settings: &'static Settings, at: At) -> Self {
+        Self { context, settings, now: now(), at, family: PhantomData }
+    }
+}
+
+/// The clock: coarse, for a tick is shorter than what it can tell apart anyway, and cheap.
+#[inline(always)]
+pub(crate) fn now() -> Ticks {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as Ticks
+}
+
+/// A flow entry in a map. The kernel keeps the memory valid until the program ends, even if the entry goes.
+pub(crate) struct Entry<A>(*mut Flow<A>);
+
+impl<A> Clone for Entry<A> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<A> Copy for Entry<A> {}
+
+impl<A: Copy> FlowEntry<A> for Entry<A> {
+    #[inline(always)]
+    fn get(self) -> Flow<A> {
+        // SAFETY: a value pointer from a lookup in this program run. Another CPU may write counters meanwhile: they
+        // are whole words, and nothing is decided by them.
+        unsafe { self.0.read() }
+    }
+
+    #[inline(always)]
+    fn seen(self, now: Ticks, bytes: u32) {
+        // SAFETY: as above. Two CPUs counting the same flow at once may lose a count, never more.
+        unsafe {
+            (*self.0).packets += 1;
+            (*self.0).bytes += u64::from(bytes);
+            (*self.0).last_seen = now;
+        }
+    }
+
+    #[inline(always)]
+    fn set_state(self, state: FlowState) {
+        // SAFETY: as above; a single byte.
+        unsafe { (*self.0).state = state as u8 };
+    }
+}
+
+/// What `bpf_loop` calls. Returns 1 to stop.
+unsafe extern "C" fn step<R: Repeated>(attempt: u32, state: *mut R) -> i64 {
+    // SAFETY: `repeat` passes its own exclusive reference.
+    let state = unsafe { &mut *state };
+    i64::from(state.step(attempt) == Repeat::Done)
+}
+
+/// This CPU's memory for a draft.
+pub(crate) struct ScratchDraft<A>(*mut Draft<A>);
+
+impl<A> Deref for ScratchDraft<A> {
+    type Target = Draft<A>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Draft<A> {
+        // SAFETY: a pointer to this CPU's own copy of an array value, valid while the program runs; integers only.
+        unsafe { &*self.0 }
+    }
+}
+
+impl<A> DerefMut for ScratchDraft<A> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Draft<A> {
+        // SAFETY: as above; the core holds one draft at a time, and TC programs of a CPU run one after the other.
+        unsafe { &mut *self.0 }
+    }
+}
+
+#[inline(always)]
+fn inserted(result: Result<(), i32>) -> Result<(), NotInserted> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) if error == -EEXIST => Err(NotInserted::Taken),
+        Err(_) => Err(NotInserted::Refused),
+    }
+}
+
+impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
+    type Entry = Entry<M::Address>;
+    type Draft = ScratchDraft<M::Address>;
+
+    #[inline(always)]
+    fn keep(&self, parsed: Parsed<M::Address>) {
+        if let Some(memory) = M::parsed().get_ptr_mut(0) {
+            // SAFETY: a pointer to this CPU's own copy of an array value, valid while the program runs; TC programs of
+            // a CPU run one after the other.
+            unsafe { memory.write(parsed) };
+        }
+    }
+
+    #[inline(always)]
+    fn kept(&self) -> Option<&Parsed<M::Address>> {
+        M::parsed().get(0)
+    }
+
+    #[inline(always)]
+    fn draft(&self) -> Option<Self::Draft> {
+        M::drafts().get_ptr_mut(0).map(ScratchDraft)
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> &Settings {
+        self.settings
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Ticks {
+        self.now
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn established(&self, key: &FlowKey<M::Address>) -> Option<Self::Entry> {
+        M::established().get_ptr_mut(key).map(Entry)
+    }
+
+    #[inline(always)]
+    fn embryonic(&self, key: &FlowKey<M::Address>) -> Option<Self::Entry> {
+        M::embryonic().get_ptr_mut(key).map(Entry)
+    }
+
+    #[inline(always)]
+    fn insert_embryonic(&self, key: &FlowKey<M::Address>, flow: &Flow<M::Address>) -> Result<(), NotInserted> {
+        inserted(M::embryonic().insert(key, flow, BPF_NOEXIST.into()))
+    }
+
+    #[inline(always)]
+    fn remove_embryonic(&self, key: &FlowKey<M::Address>) {
+        // Not being there is what was wanted.
+        let _ = M::embryonic().remove(key);
+    }
+
+    #[inline(always)]
+    fn protect(
+        &self,
+        forward: (&FlowKey<M::Address>, &mut Flow<M::Address>),
+        reply: (&FlowKey<M::Address>, &mut Flow<M::Address>),
+    ) -> Result<(), NotInserted> {
+        sweep::enter::<M>(forward, reply)
+    }
+
+    #[inline(always)]
+    fn remove_established(&self, forward: &FlowKey<M::Address>, reply: &FlowKey<M::Address>, sweep_slot: u32) {
+        sweep::remove::<M>(forward, reply, sweep_slot);
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, endpoint: &Endpoint<M::Address>) -> Option<RuleRef> {
+        // SAFETY: copied at once; the loader replaces entries, it never writes into one.
+        unsafe { M::endpoints().get(endpoint) }.copied()
+    }
+
+    #[inline(always)]
+    fn range(&self, key: &RangeKey<M::Address>) -> Option<RuleRef> {
+        // SAFETY: `RangeKey` is a prefix length followed by exactly the trie's data, and both are plain bytes.
+        let key = unsafe { &*(&raw const *key).cast::<Key<M::RangeData>>() };
+        M::ranges().get(key).copied()
+    }
+
+    #[inline(always)]
+    fn has_ranges(&self) -> bool {
+        self.settings.flags & M::HAS_RANGES != 0
+    }
+
+    #[inline(always)]
+    fn rule(&self, slot: u32) -> Option<&Rule<M::Address>> {
+        M::rules().get(slot)
+    }
+
+    #[inline(always)]
+    fn allows(&self, list: u32, client: M::Address) -> bool {
+        let bits = 8 * (size_of::<AllowKey<M::Address>>() - size_of::<u32>()) as u32;
+        let key = AllowKey { prefix_len: bits, list, address: client };
+        // SAFETY: as for `range`.
+        let key = unsafe { &*(&raw const key).cast::<Key<M::AllowData>>() };
+        M::allow().get(key).is_some()
+    }
+
+    #[inline(always)]
+    fn repeat<R: Repeated>(&self, times: u32, state: &mut R) {
+        // SAFETY: the callback has the type that the helper calls, and `state` outlives the call.
+        unsafe { bpf_loop(times, step::<R> as *mut c_void, (&raw mut *state).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn socket_takes(&self, arriving: &FlowKey<M::Address>) -> bool {
+        M::socket_takes(self.context, arriving)
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, src: M::Address, dst: M::Address) -> Hop {
+        routing::next_hop::<M>(self, src, dst)
+    }
+
+    #[inline(always)]
+    fn count_forwarded(&self, counter: u32, direction: Direction, bytes: u32) {
+        count::forwarded(counter, direction, bytes);
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: u32, event: Event) {
+        count::event(counter, event);
+    }
+}
