@@ -48,10 +48,11 @@ pub(crate) fn create((a, a_name): (&Host, &str), (b, b_name): (&Host, &str), opt
     ))?;
     let ends = [(a, a_name), (b, b_name)];
     let watches = [Watch::start(a)?, Watch::start(b)?];
+    // A veth that comes up looks whether its peer has GRO, and if not, refuses what XDP redirects out of it from then on.
+    if options.offloads == Offloads::Native {
+        ends.iter().try_for_each(|(host, name)| host.features(name, "tx off gro on"))?;
+    }
     for (host, name) in ends {
-        if options.offloads == Offloads::Native {
-            host.features(name, "tx off gro on")?;
-        }
         host.ip(&format!("link set {name} up"))?;
     }
     // The end set up first gets its carrier from the second, a little later, and until then drops what it is to send.
