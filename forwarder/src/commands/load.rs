@@ -86,8 +86,9 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
         }
     };
     undo.keep();
-    interrupts.thread_unblock().context("cannot allow interrupts again")?;
-    report(out, &state, &compiled, memory)
+    report(out, &state, &compiled, memory)?;
+    out.flush()?;
+    interrupts.thread_unblock().context("cannot allow interrupts again")
 }
 
 /// The configuration and its path; without a file there are no rules.
