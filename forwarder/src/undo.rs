@@ -5,8 +5,11 @@ use anyhow::{Error, Result};
 /// Steps that have been done, and how each is undone. Dropping it undoes them all, unless [`Undo::keep`] was called.
 #[derive(Default)]
 pub struct Undo<'a> {
-    steps: Vec<(String, Box<dyn FnOnce() -> Result<()> + 'a>)>,
+    steps: Vec<(String, Step<'a>)>,
 }
+
+/// How one step is undone.
+type Step<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 
 impl<'a> Undo<'a> {
     /// Remembers how to undo the step just done; `what` names the undoing in messages.

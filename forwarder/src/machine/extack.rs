@@ -80,9 +80,8 @@ fn set_xdp(interface: u32, program: i32, flags: u32) -> Result<Answer> {
 fn nest_last_attribute(request: &mut [u8]) {
     // Netlink header 16, link header 16, attribute length 2: then the high byte of its type.
     const TYPE: usize = 16 + 16 + 2;
-    if let Some([low, high]) = request.get_mut(TYPE..TYPE + 2).and_then(|kind| kind.as_mut_array()) {
-        let kind = u16::from_ne_bytes([*low, *high]) | 0x8000;
-        [*low, *high] = kind.to_ne_bytes();
+    if let Some(kind) = request.get_mut(TYPE..).and_then(|rest| rest.first_chunk_mut()) {
+        *kind = (u16::from_ne_bytes(*kind) | 0x8000).to_ne_bytes();
     }
 }
 

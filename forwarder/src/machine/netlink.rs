@@ -105,9 +105,8 @@ impl Netlink {
                 self.handle.rule().get(version.clone()).execute().try_collect().await;
             match rules {
                 Ok(rules) if rules.iter().any(looks_at_source) => return Ok(true),
-                Ok(_) => {}
                 // A kernel without policy routing, or without IPv6, has no rules to list.
-                Err(rtnetlink::Error::NetlinkError(_)) => {}
+                Ok(_) | Err(rtnetlink::Error::NetlinkError(_)) => {}
                 Err(error) => {
                     return Err(error).context("cannot list the routing rules over netlink");
                 }
