@@ -1,0 +1,101 @@
+//! What the bench and its BPF programs agree on.
+#![no_std]
+
+/// 64-bit words of a frame that is generated or kept as a sample: room for the longest, zero after its end.
+pub const FRAME_WORDS: usize = 9;
+/// A frame with room for the longest.
+pub type Frame = [u64; FRAME_WORDS];
+
+/// Length of an IPv4 frame in bytes: the shortest Ethernet has (64 with the check sequence that no program sees).
+pub const LENGTH_V4: usize = 60;
+/// Length of an IPv6 frame in bytes: headers and a flow number.
+pub const LENGTH_V6: usize = 66;
+
+/// Flows go to this many ports of the forwarder, a rule for each.
+pub const LISTENS: u32 = 16;
+/// Flows come from this many addresses.
+pub const CLIENTS: u32 = 16;
+
+/// How many samples the sink keeps.
+pub const SAMPLES: u32 = 256;
+/// The sink keeps every n-th frame: a power of two.
+pub const SAMPLE_EVERY: u64 = 1024;
+
+/// A flow, by its number: which listen, client and client port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEnds {
+    /// Below [`LISTENS`].
+    pub listen: u32,
+    /// Below [`CLIENTS`].
+    pub client: u32,
+    /// Counts up from 0 within each listen and client.
+    pub port: u32,
+}
+
+impl FlowEnds {
+    /// The ends of flow number `flow`.
+    #[inline(always)]
+    pub const fn of(flow: u32) -> Self {
+        Self {
+            listen: flow % LISTENS,
+            client: flow / LISTENS % CLIENTS,
+            port: flow / (LISTENS * CLIENTS),
+        }
+    }
+}
+
+/// What the generator sends; the single entry of `GENERATOR`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Generator {
+    /// The frame of a flow, but for what differs between flows, which is zero.
+    pub frame: Frame,
+    /// The flow of the next frame is `first` plus this.
+    pub next: u32,
+    /// Added to `next` after each frame, modulo `mask + 1`; odd, so that each flow has its turn.
+    pub stride: u32,
+    /// Number of flows, a power of two, less one.
+    pub mask: u32,
+    /// The lowest flow.
+    pub first: u32,
+    /// Ones' complement sum of the words that the transport checksum covers, as loaded from the frame; not folded.
+    pub transport_sum: u32,
+    /// The same for the IPv4 header.
+    pub header_sum: u32,
+    /// The last 16 bits of client number 0's address; host order.
+    pub client: u16,
+    /// Client port number 0; host order.
+    pub client_port: u16,
+    /// Port of listen number 0; host order.
+    pub listen_port: u16,
+    /// Always 0.
+    pub zero: u16,
+}
+
+/// What a sink waits for and what came; `SINKS` has one for the backend and one for the client.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Sink {
+    /// Frames with the address that is waited for.
+    pub received: u64,
+    /// Any other.
+    pub stray: u64,
+    /// The last 32 bits of the address, as loaded from the frame.
+    pub address: u32,
+    /// 1 for IPv6.
+    pub is_v6: u32,
+    /// 1 to send each frame back to where it came from.
+    pub reflect: u32,
+    /// Always 0.
+    pub zero: u32,
+}
+
+/// The sink on the backend's side: waits for a destination.
+pub const BACKEND_SINK: u32 = 0;
+/// The sink on the client's side: waits for a source.
+pub const CLIENT_SINK: u32 = 1;
+
+/// The device the generator sends out of, in `DEVICES`.
+pub const DEVICE_GENERATOR: u32 = 0;
+/// The device the limit sends out of.
+pub const DEVICE_LIMIT: u32 = 1;

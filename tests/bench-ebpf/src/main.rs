@@ -1,0 +1,261 @@
+//! The bench's programs: they make frames, pass them on as fast as the kernel can, and count them.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX},
+    btf_maps::{Array, DevMap},
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use forwarder_bench_ebpf::{
+    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, FlowEnds, Frame, Generator, LENGTH_V4, LENGTH_V6,
+    SAMPLE_EVERY, SAMPLES, Sink,
+};
+
+#[btf_map]
+static GENERATOR: Array<Generator, 1> = Array::new();
+#[btf_map]
+static SINKS: Array<Sink, 2> = Array::new();
+#[btf_map]
+static SAMPLED: Array<Frame, { SAMPLES as usize }> = Array::new();
+#[btf_map]
+static DEVICES: DevMap<2> = DevMap::new();
+
+const ETHERNET: usize = 14;
+
+/// Where things stand in a frame; without options and extension headers these are constants.
+trait Layout {
+    const LENGTH: usize;
+    const TRANSPORT: usize;
+    const SOURCE: usize;
+    /// Bytes of an address.
+    const ADDRESS: usize;
+    /// Of the header checksum, if there is one.
+    const HEADER_CHECKSUM: Option<usize>;
+
+    const DESTINATION: usize = Self::SOURCE + Self::ADDRESS;
+    /// The UDP checksum.
+    const CHECKSUM: usize = Self::TRANSPORT + 6;
+    /// The flow number, in the payload.
+    const NUMBER: usize = Self::TRANSPORT + 8;
+}
+
+struct V4;
+impl Layout for V4 {
+    const LENGTH: usize = LENGTH_V4;
+    const TRANSPORT: usize = ETHERNET + 20;
+    const SOURCE: usize = ETHERNET + 12;
+    const ADDRESS: usize = 4;
+    const HEADER_CHECKSUM: Option<usize> = Some(ETHERNET + 10);
+}
+
+struct V6;
+impl Layout for V6 {
+    const LENGTH: usize = LENGTH_V6;
+    const TRANSPORT: usize = ETHERNET + 40;
+    const SOURCE: usize = ETHERNET + 8;
+    const ADDRESS: usize = 16;
+    const HEADER_CHECKSUM: Option<usize> = None;
+}
+
+/// The beginning of a frame of at least `L::LENGTH` bytes.
+#[inline(always)]
+fn frame<L: Layout>(context: &XdpContext) -> Option<*mut u8> {
+    let start = context.data();
+    if start + L::LENGTH > context.data_end() {
+        return None;
+    }
+    Some(start as *mut u8)
+}
+
+/// # Safety
+/// The two bytes exist. All fields that this is used for are at even offsets.
+#[inline(always)]
+unsafe fn load(frame: *mut u8, offset: usize) -> u16 {
+    // SAFETY: the caller's promise; frames start at even addresses.
+    unsafe { frame.add(offset).cast::<u16>().read() }
+}
+
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+unsafe fn store(frame: *mut u8, offset: usize, word: u16) {
+    // SAFETY: the caller's promise; frames start at even addresses.
+    unsafe { frame.add(offset).cast::<u16>().write(word) }
+}
+
+/// Folded and complemented: what a checksum field holds (RFC 1071).
+#[inline(always)]
+const fn checksum(sum: u32) -> u16 {
+    let once = (sum & 0xffff) + (sum >> 16);
+    !(((once & 0xffff) + (once >> 16)) as u16)
+}
+
+/// Writes the next flow's frame and sends it towards the forwarder.
+///
+/// All of it, each time: live frames are recycled with what was last written into them.
+#[inline(always)]
+fn generate<L: Layout>(context: &XdpContext) -> Option<u32> {
+    let frame = frame::<L>(context)?;
+    let generator = GENERATOR.get_ptr_mut(0)?;
+    // SAFETY: a pointer to an array value, valid while the program runs; the bench runs one generator at a time and
+    // writes the record only in between.
+    let generator = unsafe { &mut *generator };
+    let flow = generator.first + generator.next;
+    generator.next = (generator.next + generator.stride) & generator.mask;
+
+    let [w0, w1, w2, w3, w4, w5, w6, w7, w8] = generator.frame;
+    // SAFETY: `frame` found `L::LENGTH` bytes; a frame to be sent starts at the beginning of a page plus a headroom
+    // that is a multiple of 8.
+    unsafe {
+        let words = frame.cast::<u64>();
+        words.write(w0);
+        words.add(1).write(w1);
+        words.add(2).write(w2);
+        words.add(3).write(w3);
+        words.add(4).write(w4);
+        words.add(5).write(w5);
+        words.add(6).write(w6);
+        if L::LENGTH > 64 {
+            words.add(7).write(w7);
+            words.add(8).cast::<u16>().write(w8 as u16);
+        } else {
+            words.add(7).cast::<u32>().write(w7 as u32);
+        }
+    }
+
+    let ends = FlowEnds::of(flow);
+    let address = generator.client.wrapping_add(ends.client as u16).to_be();
+    let source = generator.client_port.wrapping_add(ends.port as u16).to_be();
+    let destination = generator.listen_port.wrapping_add(ends.listen as u16).to_be();
+    let (low, high) = (flow as u16, (flow >> 16) as u16);
+    let sum = generator.transport_sum
+        + u32::from(address)
+        + u32::from(source)
+        + u32::from(destination)
+        + u32::from(low)
+        + u32::from(high);
+    let udp = match checksum(sum) {
+        0 => 0xffff,
+        other => other,
+    };
+    // SAFETY: all within `L::LENGTH`, at even offsets.
+    unsafe {
+        store(frame, L::SOURCE + L::ADDRESS - 2, address);
+        if let Some(offset) = L::HEADER_CHECKSUM {
+            store(frame, offset, checksum(generator.header_sum + u32::from(address)));
+        }
+        store(frame, L::TRANSPORT, source);
+        store(frame, L::TRANSPORT + 2, destination);
+        store(frame, L::CHECKSUM, udp);
+        store(frame, L::NUMBER, low);
+        store(frame, L::NUMBER + 2, high);
+    }
+    DEVICES.redirect(DEVICE_GENERATOR, 0).ok()
+}
+
+/// Makes IPv4 frames.
+#[xdp]
+fn generate_v4(context: XdpContext) -> u32 {
+    generate::<V4>(&context).unwrap_or(XDP_ABORTED)
+}
+
+/// Makes IPv6 frames.
+#[xdp]
+fn generate_v6(context: XdpContext) -> u32 {
+    generate::<V6>(&context).unwrap_or(XDP_ABORTED)
+}
+
+/// The limit: sends everything on as it came, with the fastest redirect the kernel has.
+#[xdp]
+fn limit(_: XdpContext) -> u32 {
+    DEVICES.redirect(DEVICE_LIMIT, 0).unwrap_or(XDP_ABORTED)
+}
+
+/// Counts what reaches the backend.
+#[xdp]
+fn backend_sink(context: XdpContext) -> u32 {
+    sink::<BACKEND_SINK>(&context)
+}
+
+/// Counts what reaches the client.
+#[xdp]
+fn client_sink(context: XdpContext) -> u32 {
+    sink::<CLIENT_SINK>(&context)
+}
+
+#[inline(always)]
+fn sink<const WHICH: u32>(context: &XdpContext) -> u32 {
+    let Some(sink) = SINKS.get_ptr_mut(WHICH) else { return XDP_ABORTED };
+    // SAFETY: a pointer to an array value, valid while the program runs; everything runs on one CPU.
+    let sink = unsafe { &mut *sink };
+    let action = if sink.is_v6 == 0 { take::<V4, WHICH>(context, sink) } else { take::<V6, WHICH>(context, sink) };
+    action.unwrap_or_else(|| {
+        sink.stray += 1;
+        XDP_DROP
+    })
+}
+
+/// Counts a frame with the right address, keeps some, and sends it back if told so.
+#[inline(always)]
+fn take<L: Layout, const WHICH: u32>(context: &XdpContext, sink: &mut Sink) -> Option<u32> {
+    let frame = frame::<L>(context)?;
+    let end = if WHICH == BACKEND_SINK { L::DESTINATION } else { L::SOURCE } + L::ADDRESS;
+    // SAFETY: `frame` found `L::LENGTH` bytes, and addresses start at even offsets.
+    let address = unsafe { u32::from(load(frame, end - 4)) | u32::from(load(frame, end - 2)) << 16 };
+    if address != sink.address {
+        return None;
+    }
+    if WHICH == BACKEND_SINK && sink.received & (SAMPLE_EVERY - 1) == 0 {
+        keep::<L>(frame, (sink.received / SAMPLE_EVERY) as u32 & (SAMPLES - 1));
+    }
+    sink.received += 1;
+    if sink.reflect == 0 {
+        return Some(XDP_DROP);
+    }
+    // SAFETY: all within `L::LENGTH`, at even offsets. Sums do not notice that their words change places.
+    unsafe {
+        swap(frame, 0, 6, 6);
+        swap(frame, L::SOURCE, L::DESTINATION, L::ADDRESS);
+        swap(frame, L::TRANSPORT, L::TRANSPORT + 2, 2);
+    }
+    Some(XDP_TX)
+}
+
+#[inline(always)]
+fn keep<L: Layout>(frame: *mut u8, slot: u32) {
+    let Some(sample) = SAMPLED.get_ptr_mut(slot) else { return };
+    let sample = sample.cast::<u16>();
+    let mut word = 0;
+    while word < L::LENGTH / 2 {
+        // SAFETY: `L::LENGTH` bytes exist in the frame and fit the sample.
+        unsafe { sample.add(word).write(load(frame, 2 * word)) };
+        word += 1;
+    }
+}
+
+/// # Safety
+/// As for [`load`], for `length` bytes from both offsets.
+#[inline(always)]
+unsafe fn swap(frame: *mut u8, a: usize, b: usize, length: usize) {
+    let mut offset = 0;
+    while offset < length {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x, y) = (load(frame, a + offset), load(frame, b + offset));
+            store(frame, a + offset, y);
+            store(frame, b + offset, x);
+        }
+        offset += 2;
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,2 @@
+//! Packet rates.
+fn main() {}
