@@ -55,6 +55,12 @@ pub(crate) fn create((a, a_name): (&Host, &str), (b, b_name): (&Host, &str), opt
     for (host, name) in ends {
         host.ip(&format!("link set {name} up"))?;
     }
+    if options.offloads == Offloads::Native {
+        // Only an end that is up tells its peer that it now takes redirected frames (the peer's XDP features).
+        for (host, name) in ends {
+            host.features(name, "tx off gro on")?;
+        }
+    }
     // The end set up first gets its carrier from the second, a little later, and until then drops what it is to send.
     watches.iter().zip(ends).try_for_each(|(watch, (host, name))| watch.wait_until_running(host, name))
 }
