@@ -8,6 +8,8 @@ pub trait Address: Copy + Eq + Default {
     fn word_sum(self) -> u32;
     /// A cheap, well-mixed 32-bit hash for direct-mapped tables; not for adversarial keys.
     fn mix(self) -> u32;
+    /// Whether no packet from this source may be forwarded (RFC 1812 section 5.3.7, RFC 4291 section 2.5.6).
+    fn is_martian_source(self) -> bool;
     /// The address with every bit outside `mask` cleared; `mask` is applied to each 32-bit word.
     #[must_use]
     fn masked(self, mask: u32) -> Self;
@@ -36,6 +38,12 @@ impl Address for V4 {
         spread ^ (spread >> 16)
     }
     #[inline(always)]
+    fn is_martian_source(self) -> bool {
+        let [first, ..] = self.to_ne_bytes();
+        // 0/8, 127/8, multicast 224/4, reserved 240/4 with the broadcast address.
+        first == 0 || first == 127 || first >= 224
+    }
+    #[inline(always)]
     fn masked(self, mask: u32) -> Self {
         self & mask
     }
@@ -53,6 +61,14 @@ impl Address for V6 {
         let ab = a.wrapping_mul(SPREAD) ^ b;
         let abc = ab.wrapping_mul(SPREAD) ^ c;
         (abc.wrapping_mul(SPREAD) ^ d).mix()
+    }
+    #[inline(always)]
+    fn is_martian_source(self) -> bool {
+        let [a, b, c, d] = self;
+        let [first, second, ..] = a.to_ne_bytes();
+        let unspecified_or_loopback = a == 0 && b == 0 && c == 0 && (d == 0 || d == 1u32.to_be());
+        // fe80::/10 and multicast ff00::/8.
+        first == 0xff || (first == 0xfe && second & 0xc0 == 0x80) || unspecified_or_loopback
     }
     #[inline(always)]
     fn masked(self, mask: u32) -> Self {

@@ -4,7 +4,7 @@ use crate::{
     abi::{Flow, NextHopState, Rewrite, Rule, Side, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
-    decide::{Decision, admits, backend_rule, listen_rule, stateless_forward, stateless_reply},
+    decide::{Decision, admits, backend_rule, is_own, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
     open_flow::open_flow,
     packet::Packet,
@@ -139,6 +139,9 @@ fn find<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Resu
         return Ok(found);
     }
     if let Some(rule) = rule_of(tables, parsed, Side::Listen) {
+        if is_own(tables, rule, parsed) {
+            return Err(Outcome::ToSelf);
+        }
         if !lets_in(tables, rule, parsed) {
             return Err(Outcome::DropNotAllowed);
         }

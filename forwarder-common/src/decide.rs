@@ -29,14 +29,41 @@ impl<A: Copy> Decision<A> {
 
 /// The rule that names an endpoint now: an exact port before a range before a whole address.
 #[inline(always)]
-fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>, generation: u32) -> Option<&Rule<A>> {
+fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>) -> Option<&Rule<A>> {
+    let generation = tables.generation();
     let exact = tables.endpoint(&endpoint).and_then(|reference| reference.slot(generation));
     let slot = match exact {
         Some(slot) => slot,
-        None if tables.has_ranges() => tables.range(&RangeKey::exact(endpoint))?.slot(generation)?,
+        None if tables.has_ranges() => range_at(tables, RangeKey::exact(endpoint), generation)?,
         None => return None,
     };
     tables.rule(slot)
+}
+
+/// The slot of the longest range around `key` that is in force.
+///
+/// The trie finds the longest there is. While a reload is under way that may be one which is not in force yet, or no
+/// longer: then the next wider kind is asked for. Ranges of one kind do not overlap.
+#[inline(always)]
+fn range_at<A: Address, T: Tables<A>>(tables: &T, mut key: RangeKey<A>, generation: u32) -> Option<u32> {
+    let whole_address = key.prefix_len - RangeKey::<A>::TAIL_BITS;
+    if let Some(slot) = tables.range(&key)?.slot(generation) {
+        return Some(slot);
+    }
+    key.prefix_len = whole_address + RangeKey::<A>::PROTOCOL_BITS;
+    if let Some(slot) = tables.range(&key)?.slot(generation) {
+        return Some(slot);
+    }
+    key.prefix_len = whole_address;
+    tables.range(&key)?.slot(generation)
+}
+
+/// Whether a packet that a rule names is this machine's own all the same: a rule that names a whole address or a range
+/// takes what arrives there, except what belongs to a connection of this machine. With netfilter it is the same: what
+/// answers the machine's own connections is not new, and is not translated.
+#[inline(always)]
+pub fn is_own<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, parsed: &Parsed<A>) -> bool {
+    rule.flags & rule_flags::SPARES_SOCKETS != 0 && tables.socket_connected(&parsed.key)
 }
 
 /// The rule whose listen a packet is for.
@@ -48,14 +75,13 @@ pub fn listen_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<
         protocol: parsed.protocol(),
         side: Side::Listen as u8,
     };
-    rule_at(tables, endpoint, tables.settings().generation)
+    rule_at(tables, endpoint)
 }
 
 /// The stateless rule whose backend a packet comes from.
 #[inline(always)]
 pub fn backend_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<&'t Rule<A>> {
-    let settings = tables.settings();
-    if settings.flags & setting_flags::STATELESS == 0 {
+    if tables.settings().flags & setting_flags::STATELESS == 0 {
         return None;
     }
     let endpoint = Endpoint {
@@ -64,7 +90,7 @@ pub fn backend_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed
         protocol: parsed.protocol(),
         side: Side::Backend as u8,
     };
-    rule_at(tables, endpoint, settings.generation)
+    rule_at(tables, endpoint)
 }
 
 /// Whether a rule lets this client in; counted when not.

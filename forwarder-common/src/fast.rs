@@ -4,7 +4,7 @@ use crate::{
     abi::{NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
-    decide::{Decision, admits, backend_rule, listen_rule, stateless_forward, stateless_reply},
+    decide::{Decision, admits, backend_rule, is_own, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
     packet::Packet,
     parse::{Family, Parsed},
@@ -61,6 +61,9 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
     if let Some(rule) = listen_rule(tables, parsed) {
         if rule.flags & rule_flags::STATELESS == 0 {
             return Err(Outcome::ToTc);
+        }
+        if is_own(tables, rule, parsed) {
+            return Err(Outcome::ToSelf);
         }
         if !admits(tables, rule, parsed.key.src) {
             return Err(Outcome::DropNotAllowed);

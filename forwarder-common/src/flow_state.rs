@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Only `Established` is protected from a flood and handled by XDP; it takes three packets and both sides, so a
-//! spoofed source never gets there (nor does one that only provokes an answer).
+//! spoofed source never gets there unless it guesses what was answered.
 
 use crate::{
     abi::{Direction, Ticks, Timeouts},
@@ -34,11 +34,16 @@ pub enum FlowState {
     Closed = 5,
     /// A RST was seen (RFC 7857 section 2.2: the flow is kept a while, for it may have been forged).
     Reset = 6,
+    /// After a RST the client has gone on; if the backend does too, the RST was forged or stale (RFC 6146 section 3.5.2.2,
+    /// but both have to: after a true RST one side's packets may still be under way).
+    ClientGoesOn = 7,
+    /// After a RST the backend has gone on, the client not yet.
+    BackendGoesOn = 8,
 }
 
 impl FlowState {
     /// All states, by number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Opening,
         Self::Answered,
         Self::Established,
@@ -46,6 +51,8 @@ impl FlowState {
         Self::BackendClosed,
         Self::Closed,
         Self::Reset,
+        Self::ClientGoesOn,
+        Self::BackendGoesOn,
     ];
 
     /// The state that a map value holds; an unknown number is a dead flow.
@@ -58,6 +65,8 @@ impl FlowState {
             3 => Self::ClientClosed,
             4 => Self::BackendClosed,
             5 => Self::Closed,
+            7 => Self::ClientGoesOn,
+            8 => Self::BackendGoesOn,
             _ => Self::Reset,
         }
     }
@@ -71,7 +80,7 @@ impl FlowState {
             Self::ClientClosed => "client-closed",
             Self::BackendClosed => "backend-closed",
             Self::Closed => "closed",
-            Self::Reset => "reset",
+            Self::Reset | Self::ClientGoesOn | Self::BackendGoesOn => "reset",
         }
     }
 
@@ -86,7 +95,7 @@ impl FlowState {
         if flags & tcp::SYN != 0 {
             return match (self, from_client) {
                 // Port reuse after the end (RFC 9293 section 3.6.1 lets a SYN reopen a TIME-WAIT connection).
-                (Self::Closed | Self::Reset, true) => Self::Opening,
+                (Self::Closed | Self::Reset | Self::ClientGoesOn | Self::BackendGoesOn, true) => Self::Opening,
                 (Self::Opening, false) => Self::Answered,
                 (state, _) => state,
             };
@@ -94,14 +103,16 @@ impl FlowState {
         if flags & tcp::FIN != 0 {
             return match (self, from_client) {
                 (Self::BackendClosed, true) | (Self::ClientClosed, false) | (Self::Closed, _) => Self::Closed,
-                (Self::Reset, _) => Self::Reset,
+                (Self::Reset | Self::ClientGoesOn | Self::BackendGoesOn, _) => Self::Reset,
                 (_, true) => Self::ClientClosed,
                 (_, false) => Self::BackendClosed,
             };
         }
         match (self, from_client) {
-            (Self::Opening, false) => Self::Answered,
-            (Self::Answered, true) => Self::Established,
+            (Self::Opening | Self::ClientGoesOn, false) => Self::Answered,
+            (Self::Answered | Self::BackendGoesOn, true) => Self::Established,
+            (Self::Reset, true) => Self::ClientGoesOn,
+            (Self::Reset, false) => Self::BackendGoesOn,
             (state, _) => state,
         }
     }
@@ -114,7 +125,7 @@ impl FlowState {
                 Self::Opening | Self::Answered => timeouts.tcp_opening,
                 Self::Established => timeouts.tcp_established,
                 Self::ClientClosed | Self::BackendClosed | Self::Closed => timeouts.tcp_closing,
-                Self::Reset => timeouts.tcp_reset,
+                Self::Reset | Self::ClientGoesOn | Self::BackendGoesOn => timeouts.tcp_reset,
             },
             protocol::UDP => match self {
                 Self::Opening | Self::Answered => timeouts.udp_opening,

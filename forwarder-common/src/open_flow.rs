@@ -34,7 +34,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     draft: &mut Draft<A>,
 ) -> Result<(), Outcome> {
     if !begins(parsed.transport) {
-        return Err(Outcome::DropNoState);
+        return Err(Outcome::Stray);
     }
     let ours = rule.flags & rule_flags::REWRITE_SOURCE != 0;
     let src = if ours { rule.source } else { parsed.key.src };

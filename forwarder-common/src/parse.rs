@@ -20,7 +20,7 @@ pub enum Transport {
         /// The flags byte.
         flags: u8,
     },
-    /// UDP.
+    /// UDP, and what looks like it: UDP-Lite (RFC 3828), DCCP (RFC 4340).
     Udp,
     /// ICMP or ICMPv6 echo request: the identifier is the source port.
     EchoRequest,
@@ -117,7 +117,7 @@ pub struct Ipv6;
 const fn shortest_header(protocol: u8) -> usize {
     match protocol {
         protocol::TCP => tcp::LEN,
-        protocol::UDP => udp::LEN,
+        protocol::UDP | protocol::UDP_LITE | protocol::DCCP => udp::LEN,
         protocol::ICMP | protocol::ICMPV6 => icmp::LEN,
         protocol::SCTP => sctp::LEN,
         _ => 0,
@@ -137,7 +137,8 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
             let [flags] = packet.read(offset + tcp::FLAGS).ok_or(Outcome::Malformed)?;
             Ok((Transport::Tcp { flags }, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
         }
-        protocol::UDP => {
+        // All three have ports first and a checksum over them and the addresses at the same place.
+        protocol::UDP | protocol::UDP_LITE | protocol::DCCP => {
             let [s0, s1, d0, d1, ..] = packet.read::<{ udp::LEN }>(offset).ok_or(Outcome::Malformed)?;
             Ok((Transport::Udp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
         }
@@ -161,6 +162,8 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
             let [s0, s1, d0, d1, ..] = packet.read::<{ sctp::LEN }>(offset).ok_or(Outcome::Malformed)?;
             Ok((Transport::Sctp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
         }
+        // AH authenticates the addresses (RFC 4302 section 3.3.3); protocol 0 inside is no protocol.
+        protocol::AH | 0 => Err(Outcome::NotOurs),
         _ => Ok((Transport::Other, 0, 0)),
     }
 }
@@ -209,6 +212,9 @@ fn parsed4(
     // ICMPv6 inside IPv4 is just another protocol; its checksum could not be valid.
     if header.protocol == protocol::ICMPV6 {
         return Err(Outcome::Malformed);
+    }
+    if header.src.is_martian_source() {
+        return Err(Outcome::Martian);
     }
     let end = network + header.total_length as usize;
     let (transport, src_port, dst_port) = transport(packet, transport_offset, end, header.protocol)?;
@@ -320,6 +326,9 @@ fn parsed6(
 ) -> Result<Parsed<V6>, Outcome> {
     if protocol == protocol::ICMP {
         return Err(Outcome::Malformed);
+    }
+    if header.src.is_martian_source() {
+        return Err(Outcome::Martian);
     }
     let length = ipv6::LEN + header.payload_length;
     let (transport, src_port, dst_port) = transport(packet, transport_offset, network + length, protocol)?;

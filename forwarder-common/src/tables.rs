@@ -58,6 +58,8 @@ pub trait Tables<A> {
 
     /// The settings in force.
     fn settings(&self) -> &Settings;
+    /// [`Settings::generation`], read once for the packet: it may change under way.
+    fn generation(&self) -> u32;
     /// The clock.
     fn now(&self) -> Ticks;
     /// A random number, unpredictable to outsiders (RFC 6056 section 3.1).
@@ -101,6 +103,8 @@ pub trait Tables<A> {
 
     /// Whether a socket of this machine would take a packet with this key.
     fn socket_takes(&self, arriving: &FlowKey<A>) -> bool;
+    /// Whether a connected socket of this machine (for UDP: any) would take a packet with this key.
+    fn socket_connected(&self, arriving: &FlowKey<A>) -> bool;
     /// The kernel's routing towards `dst` for packets from `src`.
     fn next_hop(&self, src: A, dst: A) -> Hop;
 

@@ -189,7 +189,7 @@ impl<F: TestFamily> World<F> {
         let ends = (SocketAddr::new(listen, 0), SocketAddr::new(to, 0));
         let slot = self.forward_block(ends, (0, RangeKey::<F::Address>::TAIL_BITS), source);
         if let Some(rule) = self.tables.rules.get_mut(&slot) {
-            rule.flags |= rule_flags::WHOLE_ADDRESS;
+            rule.flags |= rule_flags::SPARES_SOCKETS;
         }
         slot
     }

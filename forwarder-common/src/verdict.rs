@@ -61,6 +61,12 @@ outcomes! {
     ToTc = "to_tc" Pass,
     /// Its way leads to this machine itself.
     ToSelf = "to_self" Pass,
+    /// For a rule that keeps flows, but of no flow, and not what begins one: a RST, a SYN-ACK, an echo reply. The kernel
+    /// judges it, as netfilter lets it with what it calls invalid.
+    Stray = "stray" Pass,
+    /// Its source cannot be answered: loopback, multicast, "this network", link-local (RFC 1812 section 5.3.7, RFC 4291
+    /// section 2.5.6).
+    Martian = "martian" Pass,
     /// The rule does not allow this client.
     DropNotAllowed = "drop_not_allowed" Drop,
     /// Its TTL or hop limit would reach 0 (RFC 1812 section 5.3.1).
@@ -73,8 +79,6 @@ outcomes! {
     DropNoPort = "drop_no_port" Drop,
     /// The table of new flows refused an entry.
     DropNoFlow = "drop_no_flow" Drop,
-    /// Belongs to no flow and cannot begin one: a TCP RST, a reply after expiry.
-    DropNoState = "drop_no_state" Drop,
     /// A packet that should have been writable was not, or the kernel refused to send it on.
     DropError = "drop_error" Drop,
 }

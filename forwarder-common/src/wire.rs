@@ -78,6 +78,12 @@ pub mod protocol {
     pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
     pub const UDP: u8 = IpProto::Udp as u8;
+    /// DCCP.
+    pub const DCCP: u8 = IpProto::Dccp as u8;
+    /// UDP-Lite.
+    pub const UDP_LITE: u8 = IpProto::UdpLite as u8;
+    /// The authentication header.
+    pub const AH: u8 = IpProto::Ah as u8;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
     /// SCTP.

@@ -21,24 +21,39 @@ use crate::maps::{Maps, MapsV4, MapsV6};
 /// `BPF_F_CURRENT_NETNS`: the network namespace of the packet's device.
 const CURRENT_NETNS: u64 = -1i64 as u64;
 
+/// `TCP_LISTEN` of the kernel's socket states.
+const TCP_LISTEN: u32 = 10;
+
+/// What socket of this machine would take a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Socket {
+    /// None.
+    None,
+    /// One that waits for connections.
+    Listening,
+    /// One that is connected, or connecting; with UDP any that is bound.
+    Connected,
+}
+
 /// How a family's sockets are looked up.
 pub(crate) trait Sockets: Maps {
-    /// Whether a socket would take a packet with this key. Only for a TC context.
-    fn socket_takes(context: *mut c_void, arriving: &FlowKey<Self::Address>) -> bool;
+    /// The socket that would take a packet with this key.
+    fn find_socket(context: *mut c_void, arriving: &FlowKey<Self::Address>) -> Socket;
 }
 
 /// `T` is one of the members of the union that `bpf_sock_tuple` is; its size says which.
 #[inline(always)]
-fn lookup<T>(context: *mut c_void, protocol: u32, mut tuple: T) -> bool {
+fn lookup<T>(context: *mut c_void, protocol: u32, mut tuple: T) -> Socket {
     let (tuple, size) = ((&raw mut tuple).cast::<bpf_sock_tuple>(), size_of::<T>() as u32);
     if protocol == u32::from(protocol::TCP) {
         // SAFETY: the program's own context, and a tuple of which the helper reads the size that is said; a socket that
-        // is found is released right away, and not looked at.
+        // is found is released when its state has been read.
         unsafe {
             let socket = bpf_skc_lookup_tcp(context, tuple, size, CURRENT_NETNS, 0);
             if !socket.is_null() {
+                let state = (*socket).state;
                 bpf_sk_release(socket.cast());
-                return true;
+                return if state == TCP_LISTEN { Socket::Listening } else { Socket::Connected };
             }
         }
     } else if protocol == u32::from(protocol::UDP) {
@@ -47,16 +62,16 @@ fn lookup<T>(context: *mut c_void, protocol: u32, mut tuple: T) -> bool {
             let socket = bpf_sk_lookup_udp(context, tuple, size, CURRENT_NETNS, 0);
             if !socket.is_null() {
                 bpf_sk_release(socket.cast());
-                return true;
+                return Socket::Connected;
             }
         }
     }
-    false
+    Socket::None
 }
 
 impl Sockets for MapsV4 {
     #[inline(always)]
-    fn socket_takes(context: *mut c_void, arriving: &FlowKey<V4>) -> bool {
+    fn find_socket(context: *mut c_void, arriving: &FlowKey<V4>) -> Socket {
         let tuple = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
             saddr: arriving.src,
             daddr: arriving.dst,
@@ -69,7 +84,7 @@ impl Sockets for MapsV4 {
 
 impl Sockets for MapsV6 {
     #[inline(always)]
-    fn socket_takes(context: *mut c_void, arriving: &FlowKey<V6>) -> bool {
+    fn find_socket(context: *mut c_void, arriving: &FlowKey<V6>) -> Socket {
         let tuple = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
             saddr: arriving.src,
             daddr: arriving.dst,

@@ -24,8 +24,8 @@ use crate::{
 const PERIOD: u64 = 100_000_000;
 /// Slots of each family looked at in one sweep: bounds the time that a CPU is away from its packets.
 const SLOTS_PER_SWEEP: u32 = 512;
-/// `CLOCK_BOOTTIME`: flows age while the machine sleeps.
-const CLOCK_BOOTTIME: u64 = 7;
+/// `CLOCK_MONOTONIC`: the clock that flows are dated by.
+const CLOCK_MONOTONIC: u64 = 1;
 
 /// Enters both directions of a flow and its forward key into a free slot.
 #[inline(always)]
@@ -84,7 +84,7 @@ pub(crate) fn start() -> i64 {
     unsafe {
         let timer: *mut bpf_timer = &raw mut (*sweep).timer;
         // Fails when the timer exists already, which is as good.
-        let _ = bpf_timer_init(timer, (&raw const SWEEP).cast_mut().cast::<c_void>(), CLOCK_BOOTTIME);
+        let _ = bpf_timer_init(timer, (&raw const SWEEP).cast_mut().cast::<c_void>(), CLOCK_MONOTONIC);
         let failed = bpf_timer_set_callback(timer, on_timer as *mut c_void);
         if failed != 0 {
             return failed;

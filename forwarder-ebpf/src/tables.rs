@@ -22,7 +22,7 @@ use crate::{
     count,
     maps::Maps,
     routing::{self, Routed},
-    sockets::Sockets,
+    sockets::{Socket, Sockets},
     sweep,
 };
 
@@ -42,6 +42,8 @@ pub(crate) struct KernelTables<M> {
     pub(crate) context: *mut c_void,
     /// The settings in force.
     pub(crate) settings: &'static Settings,
+    /// Which rules are in force for this packet.
+    pub(crate) generation: u32,
     /// When the program started.
     pub(crate) now: Ticks,
     /// The hook.
@@ -53,7 +55,9 @@ impl<M: Maps> KernelTables<M> {
     /// For the packet of `context`, the program's own argument.
     #[inline(always)]
     pub(crate) fn new(context: *mut c_void, settings: &'static Settings, at: At) -> Self {
-        Self { context, settings, now: now(), at, family: PhantomData }
+        // SAFETY: a word of the settings, which live as long as the program. Volatile, so that it is read only here.
+        let generation = unsafe { (&raw const settings.generation).read_volatile() };
+        Self { context, settings, generation, now: now(), at, family: PhantomData }
     }
 }
 
@@ -166,6 +170,11 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     }
 
     #[inline(always)]
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    #[inline(always)]
     fn now(&self) -> Ticks {
         self.now
     }
@@ -250,8 +259,13 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     }
 
     #[inline(always)]
+    fn socket_connected(&self, arriving: &FlowKey<M::Address>) -> bool {
+        M::find_socket(self.context, arriving) == Socket::Connected
+    }
+
+    #[inline(always)]
     fn socket_takes(&self, arriving: &FlowKey<M::Address>) -> bool {
-        M::socket_takes(self.context, arriving)
+        M::find_socket(self.context, arriving) != Socket::None
     }
 
     #[inline(always)]

@@ -39,6 +39,6 @@ pub mod rule_flags {
     pub const REWRITE_SOURCE: u32 = 1 << 1;
     /// Only the clients of [`super::Rule::allow`] may use the rule.
     pub const ALLOW: u32 = 1 << 2;
-    /// The rule names a whole address: every protocol, also those without ports, is forwarded.
-    pub const WHOLE_ADDRESS: u32 = 1 << 3;
+    /// The rule names more than one port: what a connected socket of this machine would take is not forwarded.
+    pub const SPARES_SOCKETS: u32 = 1 << 3;
 }

@@ -34,7 +34,14 @@ fn every_transition() {
         (Closed, Forward, SYN, Opening),
         (Closed, Reply, SYN, Closed),
         (Reset, Forward, SYN, Opening),
-        (Reset, Forward, ACK, Reset),
+        (Reset, Forward, ACK, ClientGoesOn),
+        (Reset, Reply, ACK, BackendGoesOn),
+        (ClientGoesOn, Forward, ACK, ClientGoesOn),
+        (ClientGoesOn, Reply, ACK, Answered), // both go on: the RST was forged
+        (BackendGoesOn, Reply, ACK, BackendGoesOn),
+        (BackendGoesOn, Forward, ACK, Established),
+        (ClientGoesOn, Forward, RST, Reset),
+        (BackendGoesOn, Forward, SYN, Opening),
         (Reset, Reply, FIN, Reset),
     ];
     for (from, direction, flags, to) in table {

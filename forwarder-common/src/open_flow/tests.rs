@@ -126,10 +126,10 @@ fn what_cannot_begin_a_flow<F: TestFamily>() {
             let begins = tcp_flags & flags::RST == 0 && tcp_flags & flags::SYN_ACK != flags::SYN_ACK;
             let opened = open(&world, &to::<F>(61_000 + u16::from(tcp_flags), Body::Tcp(tcp_flags)));
             assert_eq!(opened.is_ok(), begins, "flags {tcp_flags:#04x}");
-            assert!(begins || opened == Err(Outcome::DropNoState));
+            assert!(begins || opened == Err(Outcome::Stray));
         }
         // Only a request begins a session (RFC 5508 section 3.1).
-        assert_eq!(open(&world, &to::<F>(7, Body::EchoReply)), Err(Outcome::DropNoState));
+        assert_eq!(open(&world, &to::<F>(7, Body::EchoReply)), Err(Outcome::Stray));
         assert!(open(&world, &to::<F>(7, Body::EchoRequest)).is_ok());
     }
 }

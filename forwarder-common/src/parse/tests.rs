@@ -16,6 +16,8 @@ both_families!(
     headers_that_do_not_fit_their_ip_packet_are_malformed,
     every_icmp_type,
     every_protocol_number,
+    what_looks_like_udp_is_read_like_udp,
+    a_source_that_cannot_be_answered_is_not_forwarded,
     a_trailer_is_not_part_of_the_packet,
     a_larger_offset_of_the_network_header,
     any_bytes_are_read_without_a_panic,
@@ -135,15 +137,44 @@ fn every_protocol_number<F: TestFamily>() {
         let (plain, walk) = both::<F>(packet.frame());
         let expected = match number {
             // Without a single byte of their header; ICMP of the wrong family too.
-            6 | 17 | 1 | 58 | 132 => (Err(Outcome::Malformed), Err(Outcome::Malformed)),
+            6 | 17 | 33 | 136 | 1 | 58 | 132 => (Err(Outcome::Malformed), Err(Outcome::Malformed)),
             44 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Fragment)),
             0 | 43 | 60 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Malformed)),
+            // What authenticates the addresses, and what is no protocol.
+            51 => (Err(Outcome::NotOurs), Err(Outcome::NotOurs)),
+            0 if v4 => (Err(Outcome::NotOurs), Err(Outcome::NotOurs)),
             _ => (Ok(Transport::Other), Ok(Transport::Other)),
         };
         assert_eq!((plain.map(|p| p.transport), walk.map(|p| p.transport)), expected, "protocol {number}");
     }
     let other_familys_icmp = packet::<F>(Body::Other(if v4 { 58 } else { 1 })).with(|p| p.payload = vec![8; 64]);
     assert_eq!(both::<F>(other_familys_icmp.frame()), (Err(Outcome::Malformed), Err(Outcome::Malformed)));
+}
+
+fn what_looks_like_udp_is_read_like_udp<F: TestFamily>() {
+    for number in [33, 136] {
+        let packet = packet::<F>(Body::Other(number)).with(|p| p.payload = vec![0x9c, 0x41, 0, 80, 0, 8, 0, 0]);
+        let (plain, walk) = both::<F>(packet.frame());
+        let plain = plain.unwrap();
+        assert_eq!(
+            (plain.transport, plain.key.src_port, plain.key.dst_port),
+            (Transport::Udp, 40001u16.to_be(), 80u16.to_be())
+        );
+        assert_eq!(Ok(plain), walk);
+    }
+}
+
+fn a_source_that_cannot_be_answered_is_not_forwarded<F: TestFamily>() {
+    let sources: &[&str] = if F::CLIENT.is_ipv4() {
+        &["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "239.9.9.9", "240.0.0.1", "255.255.255.255"]
+    } else {
+        &["::", "::1", "fe80::1", "febf::1", "ff02::1"]
+    };
+    for source in sources {
+        let source = std::net::SocketAddr::new(source.parse().unwrap(), 40001);
+        let packet = TestPacket::new(source, at(F::LISTEN, 80), Body::Udp);
+        assert_eq!(both::<F>(packet.frame()), (Err(Outcome::Martian), Err(Outcome::Martian)), "{source}");
+    }
 }
 
 fn a_trailer_is_not_part_of_the_packet<F: TestFamily>() {

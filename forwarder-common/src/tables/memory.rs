@@ -75,6 +75,8 @@ pub struct Memory<A: MemoryAddress> {
     pub allowed: BTreeSet<(u32, A)>,
     /// Sockets of the machine: protocol, address, port in network order.
     pub sockets: BTreeSet<(u32, A, u16)>,
+    /// Connections of the machine, by what arrives for them.
+    pub connected: BTreeSet<FlowKey<A>>,
     /// The kernel's routing by destination; [`Self::default_hop`] for every other.
     pub hops: BTreeMap<A, Hop>,
     /// The way to everywhere else.
@@ -141,6 +143,7 @@ impl<A: MemoryAddress> Default for Memory<A> {
             rules: BTreeMap::new(),
             allowed: BTreeSet::new(),
             sockets: BTreeSet::new(),
+            connected: BTreeSet::new(),
             hops: BTreeMap::new(),
             default_hop: HOP,
             established: RefCell::default(),
@@ -216,6 +219,10 @@ impl<A: MemoryAddress> FlowEntry<A> for &'static Cell<Flow<A>> {
 impl<A: MemoryAddress> Tables<A> for Memory<A> {
     type Entry = &'static Cell<Flow<A>>;
     type Draft = Box<Draft<A>>;
+
+    fn generation(&self) -> u32 {
+        self.settings.generation
+    }
 
     fn settings(&self) -> &Settings {
         &self.settings
@@ -324,6 +331,10 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
 
     fn repeat<R: Repeated>(&self, times: u32, state: &mut R) {
         (0..times).any(|attempt| state.step(attempt) == Repeat::Done);
+    }
+
+    fn socket_connected(&self, arriving: &FlowKey<A>) -> bool {
+        self.connected.contains(arriving)
     }
 
     fn socket_takes(&self, arriving: &FlowKey<A>) -> bool {

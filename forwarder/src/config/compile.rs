@@ -215,7 +215,7 @@ impl<A: Family> Builder<A> {
             flags: flag(stateless, rule_flags::STATELESS)
                 | flag(source.is_some(), rule_flags::REWRITE_SOURCE)
                 | flag(allow.is_some(), rule_flags::ALLOW)
-                | flag(entry.ports.is_none(), rule_flags::WHOLE_ADDRESS),
+                | flag(entry.ports.is_none_or(|ports| ports.first != ports.last), rule_flags::SPARES_SOCKETS),
             ..Rule::default()
         };
         let index = self.tables.rules.len();

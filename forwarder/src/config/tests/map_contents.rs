@@ -149,7 +149,7 @@ fn a_rules_body() {
     let whole = rule(&[("listen", "\"198.51.100.1\""), ("to", "\"10.8.0.2\""), ("source", "\"preserve\"")]);
     let whole = compiled(&whole).v4.rules[0].body;
     assert_eq!((whole.source, whole.port_shift), (0, 0));
-    assert_eq!(whole.flags, rule_flags::STATELESS | rule_flags::WHOLE_ADDRESS);
+    assert_eq!(whole.flags, rule_flags::STATELESS | rule_flags::SPARES_SOCKETS);
 
     let six = compiled(&rule(&[("listen", "\"[2001:db8::7]:80\""), ("to", "\"[2001:db8:1::2]:80\"")]));
     assert!(six.v4.rules.is_empty());
