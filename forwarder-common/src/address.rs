@@ -20,6 +20,15 @@ pub type V4 = u32;
 /// An IPv6 address: sixteen bytes in network order as four native words.
 pub type V6 = [u32; 4];
 
+/// An IPv6 address as it stands on the wire.
+#[inline(always)]
+pub const fn wire_bytes(words: V6) -> [u8; 16] {
+    let [a, b, c, d] = words;
+    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
+    let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
+    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+}
+
 /// 2^32 divided by the golden ratio: multiplying by it spreads neighbouring addresses over the high bits.
 const SPREAD: u32 = 0x9e37_79b9;
 

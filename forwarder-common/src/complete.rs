@@ -1,7 +1,7 @@
 //! The TC hook: everything. Begins, follows and ends flows, and sends what XDP left.
 
 use crate::{
-    abi::{Flow, NextHopState, Rewrite, Rule, Side, elapsed, next_hop_flags, rule_flags, setting_flags},
+    abi::{Direction, Flow, NextHopState, Rewrite, Rule, Side, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
     decide::{Decision, admits, backend_rule, is_own, listen_rule, stateless_forward, stateless_reply},
@@ -9,7 +9,7 @@ use crate::{
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed, Transport},
-    tables::{Draft, Event, FlowEntry, NotInserted, Tables},
+    tables::{Draft, Event, FlowEntry, Hop, NotInserted, Tables},
     verdict::{Outcome, Verdict},
     wire::{tcp, udp},
 };
@@ -25,7 +25,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         Ok(found) => found,
         Err(outcome) => return Verdict::of(outcome),
     };
-    let hop = tables.next_hop(found.src(parsed), found.dst(parsed));
+    let hop = next_hop(tables, parsed, &found);
     match hop.state {
         NextHopState::Resolved | NextHopState::Unresolved => {}
         // Replies to this machine's own connections to a backend (health checks, say) are its own.
@@ -56,6 +56,12 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
     } else {
         Verdict::neighbour(hop)
     }
+}
+
+/// Where a packet goes after the rewrite. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn next_hop<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, found: &Found<'_, A, T::Entry>) -> Hop {
+    tables.next_hop(found.src(parsed), found.dst(parsed))
 }
 
 /// [`apply`], not inlined: a stack frame of its own.
@@ -241,8 +247,8 @@ fn commit<A: Address, T: Tables<A>>(
     draft: &mut Draft<A>,
 ) -> Result<(), Outcome> {
     match found {
-        Found::Forward(rule) => draft.decision = stateless_forward(rule, parsed),
-        Found::Reply(rule) => draft.decision = stateless_reply(rule, parsed),
+        Found::Forward(rule) => decide_stateless(rule, parsed, Direction::Forward, draft),
+        Found::Reply(rule) => decide_stateless(rule, parsed, Direction::Reply, draft),
         Found::New(rule) => {
             open_flow(tables, parsed, rule, draft)?;
             let entry = tables.embryonic(&parsed.key).ok_or(Outcome::DropNoFlow)?;
@@ -271,6 +277,15 @@ fn commit<A: Address, T: Tables<A>>(
         }
     }
     Ok(())
+}
+
+/// What a stateless rule says of a packet in this direction. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn decide_stateless<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>, direction: Direction, draft: &mut Draft<A>) {
+    draft.decision = match direction {
+        Direction::Forward => stateless_forward(rule, parsed),
+        Direction::Reply => stateless_reply(rule, parsed),
+    };
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@
 
 use crate::{
     abi::FlowKey,
-    address::{Address, V4, V6},
+    address::{Address, V4, V6, wire_bytes},
     packet::Packet,
     verdict::Outcome,
     wire::{ethernet, icmp, ipv4, ipv6, protocol, sctp, tcp, udp},
@@ -293,14 +293,6 @@ fn words(bytes: [u8; 16]) -> V6 {
 }
 
 #[inline(always)]
-fn bytes(words: V6) -> [u8; 16] {
-    let [a, b, c, d] = words;
-    let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
-    let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
-    [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
-}
-
-#[inline(always)]
 fn header6(packet: &impl Packet, network: usize) -> Result<Header6, Outcome> {
     let [vcf, _, _, _, l0, l1, next_header, hop_limit] = packet.read(network).ok_or(Outcome::Malformed)?;
     let src = packet.read(network + ipv6::SOURCE).ok_or(Outcome::Malformed)?;
@@ -390,8 +382,8 @@ impl Family for Ipv6 {
     fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &crate::abi::Rewrite<V6>) -> Option<()> {
         let [hop_limit] = packet.read(network + ipv6::HOP_LIMIT)?;
         packet.write(network + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])?;
-        packet.write(network + ipv6::SOURCE, bytes(rewrite.src))?;
-        packet.write(network + ipv6::SOURCE + 16, bytes(rewrite.dst))
+        packet.write(network + ipv6::SOURCE, wire_bytes(rewrite.src))?;
+        packet.write(network + ipv6::SOURCE + 16, wire_bytes(rewrite.dst))
     }
 }
 

@@ -6,6 +6,7 @@
 mod access;
 mod action;
 mod count;
+mod log;
 mod maps;
 mod routing;
 mod sockets;
@@ -22,9 +23,11 @@ use forwarder_common::{
     complete, fast,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
+    tables::Tables,
     verdict::Outcome,
     wire::ethernet,
 };
+use log::Logged;
 use maps::{INTERFACE_MAC, Maps, MapsV4, MapsV6, SETTINGS};
 use routing::Routed;
 use sockets::Sockets;
@@ -90,11 +93,15 @@ fn complete<const NETWORK: usize>(context: &TcContext) -> i32 {
 #[inline(never)]
 fn complete_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
     context: *mut __sk_buff,
-) -> i32 {
+) -> i32
+where
+    F::Address: Logged,
+{
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
     let mut packet = TcPacket::of(context);
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
     let verdict = complete::process::<F, _>(&mut packet, &tables, NETWORK);
+    log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
     action::tc(&mut packet, &verdict, NETWORK, F::ETHERTYPE)
 }
 
