@@ -1,0 +1,133 @@
+//! All rows in turn, again and again, each right after the limit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use forwarder_lab::Family;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cpu::Cpu;
+use crate::network::Network;
+use crate::programs::{Flows, Run};
+use crate::row::{Hook, Row, Way, family_name};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    /// Of one measurement.
+    pub(crate) length: Duration,
+    /// Whether flows are visited in the order in which they were made.
+    pub(crate) in_order: bool,
+}
+
+/// A row and the limit right before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    pub(crate) limit: Run,
+    pub(crate) row: Run,
+}
+
+/// What was measured of a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) row: Row,
+    pub(crate) samples: Vec<Sample>,
+}
+
+/// Frames of the first run of a row, which tells how many make up a measurement.
+const FIRST_FRAMES: u32 = 1 << 16;
+/// XDP leaves a packet to TC now and then, to have neighbours confirmed; more than this share is another row.
+const LEAST_SHARE_OF_XDP: f64 = 0.99;
+/// Other frames that may reach the backend's interface during a run: the kernel's own, of IPv6.
+const TOLERATED_STRAYS: u64 = 8;
+
+pub(crate) fn run(rows: &[Row], plan: &Plan, binary: &Path, cpu: &Cpu) -> Result<Vec<Measured>> {
+    let families: Vec<Family> =
+        Family::ALL.into_iter().filter(|family| rows.iter().any(|row| row.family == *family)).collect();
+    let progress = ProgressBar::new((families.len() + rows.len() + plan.rounds * rows.len()) as u64);
+    progress.set_style(ProgressStyle::with_template("{spinner} {elapsed} {bar:30} {percent:>3}% {wide_msg}")?);
+    progress.enable_steady_tick(Duration::from_millis(100));
+
+    let build = |row: Row| {
+        progress.set_message(format!("setting up {row}"));
+        let bench = Bench::build(row, plan, binary, cpu);
+        progress.inc(1);
+        bench
+    };
+    let mut limits = BTreeMap::new();
+    for family in families {
+        limits.insert(family_name(family), build(Row::limit(family))?);
+    }
+    let mut benches = rows.iter().map(|row| build(*row)).collect::<Result<Vec<Bench>>>()?;
+    let mut measured: Vec<Measured> = rows.iter().map(|row| Measured { row: *row, samples: Vec::new() }).collect();
+    for round in 1..=plan.rounds {
+        for (bench, measured) in benches.iter_mut().zip(&mut measured) {
+            progress.set_message(format!("round {round} of {}: {}", plan.rounds, measured.row));
+            let limit = limits.get_mut(family_name(measured.row.family)).context("a family without limit")?;
+            measured.samples.push(Sample { limit: limit.measure(cpu)?, row: bench.measure(cpu)? });
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    benches.iter().try_for_each(Bench::check_hook)?;
+    Ok(measured)
+}
+
+/// A network and how it is measured.
+struct Bench {
+    network: Network,
+    flows: Flows,
+    frames: u32,
+}
+
+impl Bench {
+    fn build(row: Row, plan: &Plan, binary: &Path, cpu: &Cpu) -> Result<Self> {
+        let network = Network::build(row, binary, cpu)?;
+        // Each step about 0.618 of the way around: neighbours in time are no neighbours in memory.
+        let scattered = (u64::from(row.flows) * 0x9e37_79b9 >> 32) as u32 | 1;
+        let flows = Flows { first: 0, count: row.flows, stride: if plan.in_order { 1 } else { scattered } };
+        let mut bench = Self { network, flows, frames: FIRST_FRAMES };
+        // Caches, page pools, next hops.
+        let first = bench.measure(cpu)?;
+        bench.frames = (first.rate() * plan.length.as_secs_f64()).clamp(1e4, 1e8) as u32;
+        Ok(bench)
+    }
+
+    fn measure(&mut self, cpu: &Cpu) -> Result<Run> {
+        let row = self.network.row;
+        let run = self.network.run(cpu, self.flows, self.frames, false)?;
+        if run.stray > TOLERATED_STRAYS || run.arrived < u64::from(self.frames) / 2 {
+            bail!(
+                "{row}: of {} packets {} arrived and {} others{}",
+                self.frames,
+                run.arrived,
+                run.stray,
+                self.network.forwarder.as_ref().map_or_else(String::new, |forwarder| {
+                    format!("; forwarder says:\n{}", forwarder.everything())
+                })
+            );
+        }
+        Ok(run)
+    }
+
+    /// Whether the packets went by the hook that the row is about.
+    fn check_hook(&self) -> Result<()> {
+        let Some(forwarder) = &self.network.forwarder else { return Ok(()) };
+        let forwarded = forwarder.forwarded()?;
+        let row = self.network.row;
+        let by_xdp = forwarded.xdp as f64 / (forwarded.xdp + forwarded.tc).max(1) as f64;
+        match row.way {
+            // Making the flows is TC's work; it is little beside the rest, but for a short run with many flows.
+            Way::Forwarder { hook: Hook::Xdp, .. } if by_xdp < LEAST_SHARE_OF_XDP && !row.has_flows() => {
+                bail!("{row}: XDP forwarded only {} packets and left {} to TC", forwarded.xdp, forwarded.tc)
+            }
+            Way::Forwarder { hook: Hook::Tc, .. } if forwarded.xdp != 0 => {
+                bail!("{row}: XDP forwarded {} packets", forwarded.xdp)
+            }
+            _ => Ok(()),
+        }
+    }
+}

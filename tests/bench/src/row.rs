@@ -1,0 +1,130 @@
+//! What is measured.
+
+use std::fmt;
+
+use forwarder_lab::Family;
+
+/// How packets get from the client's side to the backend's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// A bare XDP redirect that touches nothing: no forwarder can be faster here.
+    Limit,
+    /// The kernel routes; addresses stay.
+    Kernel,
+    /// The kernel routes, nftables translates destination and source.
+    Nftables,
+    /// forwarder, with the client's address kept (stateless) or masqueraded.
+    Forwarder { hook: Hook, masquerade: bool },
+}
+
+/// Which of forwarder's hooks does the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Xdp,
+    Tc,
+}
+
+/// One line of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) family: Family,
+    pub(crate) way: Way,
+    /// A power of two.
+    pub(crate) flows: u32,
+}
+
+const FEW: u32 = 1 << 10;
+const MANY: u32 = 1 << 16;
+
+const fn forwarder(hook: Hook, masquerade: bool) -> Way {
+    Way::Forwarder { hook, masquerade }
+}
+
+/// Besides the limit, which is measured with each of them.
+const WAYS: [(Way, u32); 10] = [
+    (Way::Kernel, FEW),
+    (Way::Nftables, FEW),
+    (Way::Nftables, MANY),
+    (forwarder(Hook::Xdp, false), FEW),
+    (forwarder(Hook::Xdp, false), MANY),
+    (forwarder(Hook::Xdp, true), FEW),
+    (forwarder(Hook::Xdp, true), MANY),
+    (forwarder(Hook::Tc, false), FEW),
+    (forwarder(Hook::Tc, true), FEW),
+    (forwarder(Hook::Tc, true), MANY),
+];
+
+/// The rows whose name contains one of `words`, or all; without the limits.
+pub(crate) fn matching(words: &[String]) -> Vec<Row> {
+    let rows = Family::ALL
+        .into_iter()
+        .flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows }));
+    rows.filter(|row| {
+        let name = row.to_string();
+        words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+    })
+    .collect()
+}
+
+impl Row {
+    /// The limit of an address family.
+    pub(crate) const fn limit(family: Family) -> Self {
+        Self { family, way: Way::Limit, flows: FEW }
+    }
+
+    /// Whether the packets' flows must have been seen both ways before they are measured.
+    pub(crate) const fn has_flows(self) -> bool {
+        match self.way {
+            Way::Limit | Way::Kernel => false,
+            Way::Nftables => true,
+            Way::Forwarder { masquerade, .. } => masquerade,
+        }
+    }
+
+    /// Whether the backend sees an address of the forwarder in place of the client's.
+    pub(crate) const fn masquerades(self) -> bool {
+        self.has_flows()
+    }
+
+    /// Whether the destination is an address of the forwarder.
+    pub(crate) const fn translates(self) -> bool {
+        matches!(self.way, Way::Nftables | Way::Forwarder { .. })
+    }
+
+    /// For people.
+    pub(crate) fn description(self) -> &'static str {
+        match self.way {
+            Way::Limit => "bare XDP redirect: the limit",
+            Way::Kernel => "kernel forwarding, no NAT",
+            Way::Nftables => "nftables DNAT + masquerade",
+            Way::Forwarder { hook: Hook::Xdp, masquerade: false } => "forwarder XDP, preserve (stateless)",
+            Way::Forwarder { hook: Hook::Xdp, masquerade: true } => "forwarder XDP, masquerade",
+            Way::Forwarder { hook: Hook::Tc, masquerade: false } => "forwarder TC, preserve (stateless)",
+            Way::Forwarder { hook: Hook::Tc, masquerade: true } => "forwarder TC, masquerade",
+        }
+    }
+}
+
+/// The name to filter by: family/way/flows.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = family_name(self.family);
+        let way = match self.way {
+            Way::Limit => return write!(f, "{family}/limit"),
+            Way::Kernel => return write!(f, "{family}/kernel"),
+            Way::Nftables => "nftables",
+            Way::Forwarder { hook: Hook::Xdp, masquerade: false } => "xdp/preserve",
+            Way::Forwarder { hook: Hook::Xdp, masquerade: true } => "xdp/masquerade",
+            Way::Forwarder { hook: Hook::Tc, masquerade: false } => "tc/preserve",
+            Way::Forwarder { hook: Hook::Tc, masquerade: true } => "tc/masquerade",
+        };
+        write!(f, "{family}/{way}/{}k", self.flows / 1024)
+    }
+}
+
+pub(crate) const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "v4",
+        Family::V6 => "v6",
+    }
+}
