@@ -1,9 +1,9 @@
 //! The flows that the kernel holds, as a person thinks of them: client, listen, backend, state, age.
 
-use std::{collections::HashMap as StdHashMap, hash::Hash, net::IpAddr, path::Path, time::Duration};
+use std::{collections::HashMap as StdHashMap, hash::Hash, io::ErrorKind, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use forwarder_common::{
     abi::{Direction, Flow, FlowKey, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed},
     address::{V4, V6},
@@ -13,6 +13,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{Bits, load::pinned};
 use crate::config::Family;
+
+/// `BPF_EXIST` of `bpf.h`: only an entry that is there.
+const BPF_EXIST: u64 = 2;
 
 /// A flow of the running instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +87,20 @@ pub fn fill(pins: &Path) -> Result<[Fill; 4]> {
     ])
 }
 
+/// Ends the flows of rules that are gone, by their counters, and says how many.
+///
+/// A new one is removed. A protected one is dated back, so that no packet is forwarded by it any more and the sweeper
+/// removes it in its own order.
+pub fn end(pins: &Path, counters: &[u32]) -> Result<usize> {
+    let now = now()?;
+    let mut ended = 0;
+    for protected in [true, false] {
+        ended += FlowTable::<V4>::open(pins, protected, "V4")?.end(now, counters)?;
+        ended += FlowTable::<V6>::open(pins, protected, "V6")?.end(now, counters)?;
+    }
+    Ok(ended)
+}
+
 impl<A: Family> FlowTable<A>
 where
     FlowKey<A>: Layout + Hash,
@@ -115,6 +132,28 @@ where
             flows += u32::from(is_forward(flow));
         }
         Ok(Fill { flows, limit: self.limit })
+    }
+
+    fn end(&mut self, now: Ticks, counters: &[u32]) -> Result<usize> {
+        // Longer ago than any timeout, but a quarter of an hour short of what would count as the future: until then
+        // the sweeper has come by.
+        let long_ago = now.wrapping_sub(Ticks::MAX / 2 - (15 * 60 * 1000));
+        let mut ended = 0;
+        for (key, flow) in self.snapshot()?.into_iter().filter(|(_, flow)| counters.contains(&flow.counter)) {
+            ended += usize::from(is_forward(&flow));
+            let done = if self.protected {
+                self.map.insert(Bits(key), Bits(Flow { last_seen: long_ago, ..flow }), BPF_EXIST)
+            } else {
+                self.map.remove(&Bits(key))
+            };
+            match done {
+                // It has ended by itself meanwhile.
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).context("cannot end the flows of a removed rule"),
+            }
+        }
+        Ok(ended)
     }
 
     fn records(&self, now: Ticks, timeouts: &Timeouts, records: &mut Vec<FlowRecord>) -> Result<()> {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Instance, describe_rules, guard, print_warnings, read_config, require_privileges};
 use crate::{
-    bpf::tables::Tables,
+    bpf::{self, tables::Tables},
     cli::Reload,
     config::{Compiled, Config},
     machine::{netlink::Netlink, sockets},
@@ -65,19 +65,26 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled) -> Re
     let running = tables.running(instance.state.counters.clone())?;
     let plan = reconcile::plan(&running, compiled)?;
     let before = instance.state.clone();
+    let old_generation = running.generation;
     instance.state.rules = describe_rules(&config, compiled);
     instance.state.config = config;
-    instance.state.counters = plan.counters;
+    instance.state.counters = plan.counters_meanwhile;
     // Before the first write: a command that dies half-way must not leave counters that nobody knows.
     instance.file.write(&instance.state)?;
     if let Err(error) = tables.execute(&plan.operations) {
-        return Err(match restore(&mut tables, instance, before, &plan.operations) {
+        return Err(match restore(&tables, instance, before, old_generation) {
             Ok(()) => error.context("nothing was changed"),
             Err(worse) => error.context(format!(
                 "the change stopped half-way and could not be taken back ({worse:#}); packets see the old or the new rules; \
                  repeat the command, or unload and load"
             )),
         });
+    }
+    instance.state.counters = plan.counters;
+    instance.file.write(&instance.state)?;
+    let removed: Vec<u32> = plan.changes.removed.iter().map(|(_, counter)| *counter).collect();
+    if !removed.is_empty() {
+        bpf::flows::end(&instance.pins, &removed)?;
     }
     for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {
         eprintln!("warning: {sentence}");
@@ -86,17 +93,8 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled) -> Re
 }
 
 /// Puts the state file back where no write of the plan has taken effect; else the maps have gone too far.
-fn restore(
-    tables: &mut Tables,
-    instance: &mut Instance,
-    before: crate::state::State,
-    operations: &[reconcile::Operation],
-) -> Result<()> {
-    let generation = tables.settings()?.generation;
-    let switched = operations.iter().any(
-        |operation| matches!(operation, reconcile::Operation::Settings { generation: new, .. } if *new == generation),
-    );
-    if switched {
+fn restore(tables: &Tables, instance: &mut Instance, before: crate::state::State, old_generation: u32) -> Result<()> {
+    if tables.settings()?.generation != old_generation {
         bail!("the new rules are in force already");
     }
     instance.state = before;
