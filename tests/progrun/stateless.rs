@@ -1,0 +1,64 @@
+//! Rules that keep no flow: both hooks do the same.
+
+use forwarder_lab::Family;
+
+use crate::fixture::{check_both, forward, reply, warm_up};
+use crate::plan::end;
+use crate::test_packet::Body::{Sctp, Tcp, Udp};
+use crate::test_packet::{Body, TestPacket, flags};
+use crate::world;
+
+const RULES: &str = include_str!("../fixtures/rules.toml");
+
+#[test]
+fn a_packet_to_a_listen_goes_to_the_backend_and_its_answer_back() {
+    // description, rule, listen, backend, its ports
+    let table: [(&str, &str, (&str, u16), (&str, u16)); 7] = [
+        ("a port that is kept", "kept", ("public", 80), ("backend", 80)),
+        ("a port that changes", "changed", ("public", 8443), ("backend", 443)),
+        ("the first of a range", "range", ("public", 2000), ("backend", 2000)),
+        ("the last of a range", "range", ("public", 2099), ("backend", 2099)),
+        ("the first of a shifted range", "shifted", ("public", 3000), ("backend", 13_000)),
+        ("the last of a shifted range", "shifted", ("public", 3009), ("backend", 13_009)),
+        ("any port of a whole address", "whole", ("public_2", 4711), ("backend_2", 4711)),
+    ];
+    let bodies = [Tcp(flags::SYN), Tcp(flags::ACK), Tcp(flags::FIN_ACK), Tcp(flags::RST), Udp, Body::UdpUnsummed];
+    world::with(RULES, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            let client = end(family, "client", 40_000);
+            for (about, rule, listen, backend) in &table {
+                let (listen, backend) = (end(family, listen.0, listen.1), end(family, backend.0, backend.1));
+                for body in bodies {
+                    let request = TestPacket::new(client, listen, body);
+                    check_both(world, about, &request, forward(rule, request.forwarded(client, backend)));
+                    let answer = TestPacket::new(backend, client, body);
+                    check_both(world, about, &answer, reply(rule, answer.forwarded(listen, client)));
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_whole_address_takes_every_protocol() {
+    world::with(RULES, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            let at = |name, port| end(family, name, port);
+            for (body, port) in [(Sctp, 5), (Body::Other(47), 0), (Body::Other(50), 0)] {
+                let request = TestPacket::new(at("client", port), at("public_2", port), body);
+                let forwarded = request.forwarded(at("client", port), at("backend_2", port));
+                check_both(world, "every protocol", &request, forward("whole", forwarded));
+                let answer = TestPacket::new(at("backend_2", port), at("client", port), body);
+                check_both(world, "every protocol", &answer, reply("whole", answer.forwarded(at("public_2", port), at("client", port))));
+            }
+            // Echoes from inside and outside: either end asks.
+            let request = TestPacket::new(at("client", 7), at("public_2", 0), Body::EchoRequest);
+            let forwarded = request.forwarded(at("client", 7), at("backend_2", 0));
+            check_both(world, "an echo request", &request, forward("whole", forwarded.clone()));
+            let answer = forwarded.answer(Body::EchoReply);
+            check_both(world, "an echo reply", &answer, reply("whole", answer.forwarded(at("public_2", 0), at("client", 7))));
+        }
+    });
+}
