@@ -89,7 +89,8 @@ impl Forwarder {
         let pins = net.lab.pins(name).unwrap();
         let id = pins.file_name().unwrap().to_str().unwrap();
         let config = env::temp_dir().join(format!("{id}.toml"));
-        for path in [Path::new("/run/forwarder").join(format!("{id}.json")), config.clone()] {
+        let run = Path::new("/run/forwarder");
+        for path in [run.join(format!("{id}.json")), run.join(format!("{id}.lock")), config.clone()] {
             net.lab.delete_at_end(&path).unwrap();
         }
         let interfaces = net.interfaces().to_vec();
@@ -241,6 +242,12 @@ fn build() -> PathBuf {
     let target = profile.parent().unwrap();
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--quiet", "--package", "forwarder", "--manifest-path"]);
+    // Cargo describes this package to us, not to what it builds next.
+    for (name, _) in
+        env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST"))
+    {
+        cargo.env_remove(name);
+    }
     cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
     cargo.arg("--target-dir").arg(target);
     if profile.ends_with("release") {

@@ -3,14 +3,14 @@
 mod show;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use forwarder_lab::{Family, Host, Lab, Offloads, Spawned, Topology};
 use serde_json::Value;
 
-use crate::setup;
+use crate::{progress::Step, setup, workspace};
 
 const LAB: &str = "demo";
 const WEB_SERVER: &str = include_str!("demo/web.py");
@@ -101,16 +101,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn build() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--package", "forwarder"])
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(built.success(), "the build failed: `cargo build --release -p forwarder` shows why");
-    let target = std::env::current_exe()?;
-    // This program is TARGET/PROFILE/xtask.
-    let target = target.ancestors().nth(2).context("this program is not in a target directory")?;
-    Ok(target.join("release/forwarder"))
+    let step = Step::begin("Build forwarder");
+    step.run(workspace::cargo().args(["build", "--release", "--package", "forwarder"]))?;
+    step.done();
+    Ok(workspace::target_dir().join("release/forwarder"))
 }
 
 fn start_web_server(home: &Host) -> Result<Spawned> {
@@ -157,8 +151,10 @@ struct Forwarder {
 impl Forwarder {
     fn new(net: &Topology, binary: PathBuf) -> Result<Self> {
         let pins = net.lab.pins("forwarder")?;
-        let state = PathBuf::from("/run/forwarder").join(pins.with_extension("json").file_name().context("no name")?);
-        net.lab.delete_at_end(&state)?;
+        for kind in ["json", "lock"] {
+            let name = pins.with_extension(kind).file_name().context("pins have a name")?.to_owned();
+            net.lab.delete_at_end(&Path::new("/run/forwarder").join(name))?;
+        }
         let config = PathBuf::from("/run").join(format!("{}.toml", net.lab.id()));
         net.lab.delete_at_end(&config)?;
         fs::write(&config, CONFIG).with_context(|| format!("cannot write {}", config.display()))?;
