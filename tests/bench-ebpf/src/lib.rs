@@ -99,3 +99,5 @@ pub const CLIENT_SINK: u32 = 1;
 pub const DEVICE_GENERATOR: u32 = 0;
 /// The device the limit sends out of.
 pub const DEVICE_LIMIT: u32 = 1;
+/// The device the backend's sink sends back out of: its own.
+pub const DEVICE_REFLECT: u32 = 2;

@@ -3,14 +3,14 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX},
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP},
     btf_maps::{Array, DevMap},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use forwarder_bench_ebpf::{
-    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, FlowEnds, Frame, Generator, LENGTH_V4, LENGTH_V6,
-    SAMPLE_EVERY, SAMPLES, Sink,
+    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, DEVICE_REFLECT, FlowEnds, Frame, Generator, LENGTH_V4,
+    LENGTH_V6, SAMPLE_EVERY, SAMPLES, Sink,
 };
 
 #[btf_map]
@@ -20,7 +20,7 @@ static SINKS: Array<Sink, 2> = Array::new();
 #[btf_map]
 static SAMPLED: Array<Frame, { SAMPLES as usize }> = Array::new();
 #[btf_map]
-static DEVICES: DevMap<2> = DevMap::new();
+static DEVICES: DevMap<3> = DevMap::new();
 
 const ETHERNET: usize = 14;
 
@@ -220,7 +220,8 @@ fn take<L: Layout, const WHICH: u32>(context: &XdpContext, sink: &mut Sink) -> O
         swap(frame, L::SOURCE, L::DESTINATION, L::ADDRESS);
         swap(frame, L::TRANSPORT, L::TRANSPORT + 2, 2);
     }
-    Some(XDP_TX)
+    // Not XDP_TX, which veth brings only to a peer that has an XDP program.
+    DEVICES.redirect(DEVICE_REFLECT, 0).ok()
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use aya::maps::{Array, MapData};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, Pod};
 use forwarder_bench_ebpf::{
-    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, Frame, Generator, SAMPLE_EVERY, SAMPLES, Sink,
+    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, DEVICE_REFLECT, Frame, Generator, SAMPLE_EVERY, SAMPLES, Sink,
 };
 use forwarder_lab::{Family, Topology};
 
@@ -92,6 +92,8 @@ impl Programs {
         let client_interface = net.client.ifindex("eth0")?;
         net.home.enter(|| attach(&mut bpf, "backend_sink", "eth0"))??;
         net.client.enter(|| attach(&mut bpf, "client_sink", "eth0"))??;
+        let backend_interface = net.home.ifindex("eth0")?;
+        net.home.enter(|| set_device(&mut bpf, DEVICE_REFLECT, backend_interface))??;
         net.client.enter(|| set_device(&mut bpf, DEVICE_GENERATOR, client_interface))??;
         if row.way == Way::Limit {
             let out = net.forwarder.ifindex("eth1")?;
