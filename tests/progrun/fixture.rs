@@ -119,9 +119,21 @@ pub(crate) fn arriving(world: &World, packet: &TestPacket) -> Vec<u8> {
 }
 
 /// Runs a packet on a hook and compares everything; the packet as it left, if it did.
-pub(crate) fn check(world: &mut World, about: &str, hook: Hook, packet: &TestPacket, expected: &Expected) -> TestPacket {
+pub(crate) fn check(
+    world: &mut World,
+    about: &str,
+    hook: Hook,
+    packet: &TestPacket,
+    expected: &Expected,
+) -> TestPacket {
     let frame = arriving(world, packet);
-    check_frame(world, &format!("{about}: {:?} to {} of {:?}", packet.src, packet.dst, packet.body), hook, &frame, expected)
+    check_frame(
+        world,
+        &format!("{about}: {:?} to {} of {:?}", packet.src, packet.dst, packet.body),
+        hook,
+        &frame,
+        expected,
+    )
 }
 
 /// A packet that either hook treats alike.
@@ -144,13 +156,7 @@ pub(crate) fn check_at_tc(
 }
 
 /// As [`check`], with a frame as it is. Returns the packet that left, if it was to leave.
-pub(crate) fn check_frame(
-    world: &mut World,
-    about: &str,
-    hook: Hook,
-    frame: &[u8],
-    expected: &Expected,
-) -> TestPacket {
+pub(crate) fn check_frame(world: &mut World, about: &str, hook: Hook, frame: &[u8], expected: &Expected) -> TestPacket {
     let before = world.counts();
     let ran = world.run(hook, frame);
     let counted = difference(&before, &world.counts());
@@ -183,7 +189,13 @@ pub(crate) fn compare(
         None
     };
     compare_counts(about, hook, outcome, rule, counted);
-    packet.unwrap_or_else(|| TestPacket::new(plan::end(Family::V4, "client", 0), plan::end(Family::V4, "public", 0), crate::test_packet::Body::Udp))
+    packet.unwrap_or_else(|| {
+        TestPacket::new(
+            plan::end(Family::V4, "client", 0),
+            plan::end(Family::V4, "public", 0),
+            crate::test_packet::Body::Udp,
+        )
+    })
 }
 
 fn compare_sent(world: &World, about: &str, sent: &Sent, ran: &Ran) -> Option<TestPacket> {
@@ -206,7 +218,8 @@ fn compare_sent(world: &World, about: &str, sent: &Sent, ran: &Ran) -> Option<Te
     };
     wanted[..12].copy_from_slice(&link);
     assert_eq!(hex(&ran.frame), hex(&wanted), "{about}: the frame");
-    if packet.options.is_empty() && packet.extensions.is_empty() && packet.body != crate::test_packet::Body::UdpUnsummed {
+    if packet.options.is_empty() && packet.extensions.is_empty() && packet.body != crate::test_packet::Body::UdpUnsummed
+    {
         assert_eq!(wrongness(&ran.frame), (0, 0), "{about}: checksums");
     }
     Some(packet)
@@ -263,7 +276,8 @@ fn compare_counts(about: &str, hook: Hook, outcome: Outcome, rule: Option<(Strin
 
 /// What was counted between two readings.
 pub(crate) fn difference(before: &Counts, after: &Counts) -> Counts {
-    let less = |after: &[u64; Outcome::COUNT], before: &[u64; Outcome::COUNT]| std::array::from_fn(|i| after[i] - before[i]);
+    let less =
+        |after: &[u64; Outcome::COUNT], before: &[u64; Outcome::COUNT]| std::array::from_fn(|i| after[i] - before[i]);
     let mut counted = after.clone();
     counted.interface.xdp = less(&after.interface.xdp, &before.interface.xdp);
     counted.interface.tc = less(&after.interface.tc, &before.interface.tc);
@@ -282,7 +296,8 @@ pub(crate) fn difference(before: &Counts, after: &Counts) -> Counts {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let words: Vec<String> = bytes.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+    let words: Vec<String> =
+        bytes.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
     words.join(" ")
 }
 

@@ -13,9 +13,10 @@
     reason = "a test fails by panicking"
 )]
 
-
+mod connection;
+mod drops;
 mod fixture;
-
+mod flows;
 #[allow(dead_code, reason = "the builder serves other tests too")]
 #[path = "../../forwarder-common/src/test_packet.rs"]
 mod test_packet;
@@ -25,6 +26,8 @@ use forwarder_common::packet;
 
 mod plan;
 mod programs;
+mod reload;
 mod stateless;
-
+mod sweep;
+mod untouched;
 mod world;

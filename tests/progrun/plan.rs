@@ -53,7 +53,8 @@ const PLAN: [(&str, &str, &str); 12] = [
 /// Of the route to `narrow`, in bytes of IP packet.
 pub(crate) const NARROW_MTU: usize = 1300;
 /// Addresses that are the forwarder's, with the interface they are on.
-pub(crate) const OWN: [(Side, &str); 3] = [(Side::Clients, "public"), (Side::Backends, "inner"), (Side::Backends, "inner_2")];
+pub(crate) const OWN: [(Side, &str); 3] =
+    [(Side::Clients, "public"), (Side::Backends, "inner"), (Side::Backends, "inner_2")];
 /// Addresses whose neighbour entries are permanent.
 pub(crate) const STATIONS: [&str; 4] = ["client", "client_2", "backend", "backend_2"];
 

@@ -51,14 +51,24 @@ fn a_whole_address_takes_every_protocol() {
                 let forwarded = request.forwarded(at("client", port), at("backend_2", port));
                 check_both(world, "every protocol", &request, forward("whole", forwarded));
                 let answer = TestPacket::new(at("backend_2", port), at("client", port), body);
-                check_both(world, "every protocol", &answer, reply("whole", answer.forwarded(at("public_2", port), at("client", port))));
+                check_both(
+                    world,
+                    "every protocol",
+                    &answer,
+                    reply("whole", answer.forwarded(at("public_2", port), at("client", port))),
+                );
             }
             // Echoes from inside and outside: either end asks.
             let request = TestPacket::new(at("client", 7), at("public_2", 0), Body::EchoRequest);
             let forwarded = request.forwarded(at("client", 7), at("backend_2", 0));
             check_both(world, "an echo request", &request, forward("whole", forwarded.clone()));
             let answer = forwarded.answer(Body::EchoReply);
-            check_both(world, "an echo reply", &answer, reply("whole", answer.forwarded(at("public_2", 0), at("client", 7))));
+            check_both(
+                world,
+                "an echo reply",
+                &answer,
+                reply("whole", answer.forwarded(at("public_2", 0), at("client", 7))),
+            );
         }
     });
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya_obj::programs::XdpAttachType;
 use forwarder::bpf::attach;
 use forwarder::bpf::counters::Counters;
 use forwarder::bpf::load::{self, Ebpf, Globals};
@@ -59,7 +60,11 @@ pub(crate) struct Counts {
 
 /// The loaded programs, their maps and the network around them.
 pub(crate) struct World {
-    bpf: Ebpf,
+    /// As `load` has it while it runs; afterwards there are only pins.
+    bpf: Option<Ebpf>,
+    xdp: Xdp,
+    tc: SchedClassifier,
+    record: Array<MapData, Words>,
     pub(crate) pins: PathBuf,
     pub(crate) tables: Tables,
     counters: Counters,
@@ -84,9 +89,7 @@ pub(crate) fn with_changed(
     let lab = Lab::new("progrun").unwrap();
     let host = network(&lab);
     let pins = lab.pins("pins").unwrap();
-    let mut compiled = compile(template);
-    // Next hops change only when a test says so.
-    compiled.settings.next_hop_lifetime = u32::MAX / 2;
+    let mut compiled = ready(compile(template));
     change(&mut compiled);
     host.enter(|| {
         stay_on_one_cpu();
@@ -94,6 +97,12 @@ pub(crate) fn with_changed(
         test(&mut world);
     })
     .unwrap();
+}
+
+/// With next hops that change only when a test says so.
+pub(crate) fn ready(mut compiled: Compiled) -> Compiled {
+    compiled.settings.next_hop_lifetime = u32::MAX / 2;
+    compiled
 }
 
 /// The map contents of a configuration, compiled for the machine of the plan.
@@ -122,7 +131,9 @@ pub(crate) fn compile(template: &str) -> Compiled {
 fn own_addresses(side: Side) -> Vec<String> {
     let on_side = OWN.iter().filter(|(owner, _)| *owner == side);
     on_side
-        .flat_map(|(_, name)| [format!("{}/24", plan::ip(Family::V4, name)), format!("{}/64", plan::ip(Family::V6, name))])
+        .flat_map(|(_, name)| {
+            [format!("{}/24", plan::ip(Family::V4, name)), format!("{}/64", plan::ip(Family::V6, name))]
+        })
         .collect()
 }
 
@@ -135,6 +146,7 @@ fn network(lab: &Lab) -> Host {
             host.address(side.interface(), &address).unwrap();
         }
     }
+    // Of an IPv4 route without `lock`, bpf_fib_lookup does not tell the MTU.
     for family in Family::ALL {
         for name in STATIONS {
             let address = plan::ip(family, name);
@@ -142,7 +154,8 @@ fn network(lab: &Lab) -> Host {
             host.neighbor(plan::side_of(address).interface(), address, &mac).unwrap();
         }
         let gateway = plan::ip(family, "backend_2");
-        host.route(&plan::ip(family, "narrow").to_string(), &format!("via {gateway} mtu {}", plan::NARROW_MTU)).unwrap();
+        host.route(&plan::ip(family, "narrow").to_string(), &format!("via {gateway} mtu lock {}", plan::NARROW_MTU))
+            .unwrap();
         let prohibited = plan::ip(family, "prohibited");
         let flag = if family == Family::V4 { "" } else { "-6 " };
         host.ip(&format!("{flag}route add prohibit {prohibited}")).unwrap();
@@ -171,8 +184,8 @@ impl World {
         let mac = mac(host, Side::Clients);
         let globals = Globals { slot: 0, mac, log_level: 0, record: true };
         let mut bpf = load::open(pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
-        load::classifier(&mut bpf, load::TC).unwrap();
-        load::xdp(&mut bpf).unwrap();
+        attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, "tc", 0).unwrap();
+        attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, "xdp", 0).unwrap();
         load::fill_free_slots(&mut bpf, compiled.sizes.flows).unwrap();
         // A run of the XDP program can name an interface as where its frame came from only if that runs XDP.
         let pass: &mut Xdp = bpf.program_mut("forwarder_pass").unwrap().try_into().unwrap();
@@ -194,12 +207,36 @@ impl World {
         interfaces::write(pins, &[], indices.values().copied()).unwrap();
         let counters = Counters::open(pins).unwrap();
         let rules = plan.counters;
-        Self { bpf, pins: pins.to_owned(), tables, counters, rules, indices, mac, host: host.clone() }
+        let program = |name: &str| pins.join(attach::PROGRAMS).join(name);
+        Self {
+            bpf: Some(bpf),
+            xdp: Xdp::from_pin(program("xdp_0"), XdpAttachType::Interface).unwrap(),
+            tc: SchedClassifier::from_pin(program("tc_0")).unwrap(),
+            record: Array::try_from(Map::Array(MapData::from_pin(pins.join("LAST_VERDICT")).unwrap())).unwrap(),
+            pins: pins.to_owned(),
+            tables,
+            counters,
+            rules,
+            indices,
+            mac,
+            host: host.clone(),
+        }
     }
 
     /// The programs as the loader holds them.
     pub(crate) fn bpf(&mut self) -> &mut Ebpf {
-        &mut self.bpf
+        self.bpf.as_mut().unwrap()
+    }
+
+    /// Loads the object once more, as for another interface: with the same maps, but a slot of its own.
+    pub(crate) fn open_again(&self, slot: u32) -> Ebpf {
+        let sizes = tables::map_sizes(&self.tables.sizes());
+        load::open(&self.pins, &sizes, Globals { slot, mac: self.mac, log_level: 0, record: true }).unwrap()
+    }
+
+    /// As when the loader ends: only pins are left of its programs and maps.
+    pub(crate) fn end_loader(&mut self) {
+        self.bpf = None;
     }
 
     /// The kernel's index of an interface.
@@ -236,15 +273,13 @@ impl World {
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        let mut record: Array<_, Words> = Array::try_from(self.bpf.map_mut("LAST_VERDICT").unwrap()).unwrap();
-        record.set(0, Words([0; 8]), 0).unwrap();
+        self.record.set(0, Words([0; 8]), 0).unwrap();
         let result = match hook {
-            Hook::Xdp => load::loaded_xdp(&mut self.bpf).unwrap().test_run(options),
-            Hook::Tc => load::loaded_classifier(&mut self.bpf, load::TC).unwrap().test_run(options),
+            Hook::Xdp => self.xdp.test_run(options),
+            Hook::Tc => self.tc.test_run(options),
         };
         let result = result.unwrap_or_else(|error| panic!("cannot run {hook:?} on {frame:02x?}: {error:?}"));
-        let record: Array<_, Words> = Array::try_from(self.bpf.map("LAST_VERDICT").unwrap()).unwrap();
-        let Words([recorded, outcome, interface, ..]) = record.get(&0, 0).unwrap();
+        let Words([recorded, outcome, interface, ..]) = self.record.get(&0, 0).unwrap();
         assert_eq!(recorded, hook as u32 + 1, "the program recorded no verdict");
         out.truncate(result.data_size_out as usize);
         let outcome = Outcome::ALL[outcome as usize];
@@ -261,7 +296,8 @@ impl World {
     pub(crate) fn forget_next_hops(&mut self) {
         let mut settings = self.tables.settings().unwrap();
         settings.epoch += 1;
-        let mut map: Array<_, Plain<Settings>> = Array::try_from(self.bpf.map_mut("SETTINGS").unwrap()).unwrap();
+        let map = Map::Array(MapData::from_pin(self.pins.join("SETTINGS")).unwrap());
+        let mut map: Array<_, Plain<Settings>> = map.try_into().unwrap();
         map.set(0, Plain(settings), 0).unwrap();
     }
 
@@ -314,11 +350,6 @@ where
     let map = if name.starts_with("EMBRYONIC") { Map::LruHashMap(data) } else { Map::HashMap(data) };
     let map: HashMap<_, Bits<FlowKey<A>>, Bits<Flow<A>>> = map.try_into().unwrap();
     map.iter().map(|entry| entry.map(|(Bits(key), Bits(flow))| (key, flow)).unwrap()).collect()
-}
-
-/// Loads `forwarder_tc` again from a pin: what a later command, or the kernel alone, still has.
-pub(crate) fn pinned_tc(pins: &Path) -> SchedClassifier {
-    SchedClassifier::from_pin(pins.join(attach::PROGRAMS).join("tc_0")).unwrap()
 }
 
 fn mac(host: &Host, side: Side) -> [u8; 6] {
