@@ -27,7 +27,8 @@ pub struct RuleCounters {
     pub flows: u64,
     /// Packets of clients that the rule does not allow.
     pub denied: u64,
-    /// Flows that could not move to the protected table because it was full.
+    /// Packets that would have moved their flow to the protected table, had it not been full; each further one of the
+    /// client tries again.
     pub unprotected: u64,
     /// Source ports not taken because a socket of this machine uses them.
     pub port_clashes: u64,
