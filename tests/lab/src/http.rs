@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, impatient};
+use crate::service::{Bell, Peers, Service, impatient, when_free};
 
 /// An HTTP/1.1 server inside a host. Whatever is asked, the answer is the client's address and port as text.
 pub struct WebServer {
@@ -21,7 +21,7 @@ impl WebServer {
     /// Listens on `address`; port 0 picks one.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         let listener = host
-            .enter(|| TcpListener::bind(address))?
+            .enter(|| when_free(|| TcpListener::bind(address)))?
             .with_context(|| format!("cannot listen on {address} on host {}", host.name()))?;
         let address = listener.local_addr()?;
         let peers = Peers::default();

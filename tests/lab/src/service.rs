@@ -1,7 +1,7 @@
 //! Threads that serve inside a host until they are dropped, and how long anybody waits for anything.
 
 use std::env;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -83,6 +83,20 @@ pub(crate) fn readable_before(fd: BorrowedFd<'_>, deadline: Instant) -> io::Resu
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Tries again while the address belongs to somebody who is just going: the last ACK of a connection is on its way, or a
+/// program that another thread is starting still holds a copy of a closed socket. The kernel tells nobody when it is free.
+pub(crate) fn when_free<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + patience();
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            outcome => return outcome,
         }
     }
 }

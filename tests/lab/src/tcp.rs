@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, impatient, patience};
+use crate::service::{Bell, Peers, Service, impatient, patience, when_free};
 
 const ECHO: u8 = b'E';
 const TRANSFER: u8 = b'T';
@@ -35,7 +35,7 @@ impl TcpServer {
     /// Listens on `address`; port 0 picks one.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         let listener = host
-            .enter(|| listen(address))?
+            .enter(|| when_free(|| listen(address)))?
             .with_context(|| format!("cannot listen on {address} (tcp) on host {}", host.name()))?;
         let address = listener.local_addr()?;
         let peers = Peers::default();
@@ -125,6 +125,7 @@ impl Transfer {
         ensure!(received == pattern_sum(self.download), "other bytes arrived than the server sent");
         let end = stream.read(&mut [0]).context("waiting for the end of the connection")?;
         ensure!(end == 0, "the server sent more than was asked for");
+        stream.shutdown(Shutdown::Both)?;
         Ok(Transferred { local: stream.local_addr()?, seen_as: String::from_utf8(seen_as)?.parse()? })
     }
 }
@@ -225,13 +226,17 @@ fn connect(host: &Host, target: SocketAddr, from: Option<SocketAddr>) -> Result<
             socket.set_reuse_address(true)?;
             socket.bind(&SockAddr::from(from))?;
         }
-        socket.connect_timeout(&SockAddr::from(target), patience())?;
+        socket.connect_timeout(&SockAddr::from(target), patience()).map_err(|error| match error.kind() {
+            // Of a connect, this means that the port's last connection with this very target is still closing.
+            ErrorKind::AddrNotAvailable => ErrorKind::AddrInUse.into(),
+            _ => error,
+        })?;
         let stream = TcpStream::from(socket);
         impatient(&stream)?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };
-    host.enter(connect)?.context("cannot connect")
+    host.enter(|| when_free(connect))?.context("cannot connect")
 }
 
 fn accept(listener: &TcpListener, peers: &Peers, bell: &Bell) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, patience, readable_before};
+use crate::service::{Bell, Peers, Service, patience, readable_before, when_free};
 
 const LARGEST: usize = 65_536;
 
@@ -25,7 +25,7 @@ impl UdpEcho {
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         ensure!(!address.ip().is_unspecified(), "a UDP echo server needs an address of its own, not {address}");
         let socket = host
-            .enter(|| UdpSocket::bind(address))?
+            .enter(|| when_free(|| UdpSocket::bind(address)))?
             .with_context(|| format!("cannot listen on {address} (udp) on host {}", host.name()))?;
         let address = socket.local_addr()?;
         let peers = Peers::default();
@@ -62,7 +62,7 @@ impl UdpSocketIn {
         let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let open = || -> io::Result<UdpSocket> {
             let socket = match from {
-                Some(from) => UdpSocket::bind(from)?,
+                Some(from) => when_free(|| UdpSocket::bind(from))?,
                 None => UdpSocket::bind(any)?,
             };
             socket.connect(target)?;
