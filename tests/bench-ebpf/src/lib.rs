@@ -36,11 +36,7 @@ impl FlowEnds {
     /// The ends of flow number `flow`.
     #[inline(always)]
     pub const fn of(flow: u32) -> Self {
-        Self {
-            listen: flow % LISTENS,
-            client: flow / LISTENS % CLIENTS,
-            port: flow / (LISTENS * CLIENTS),
-        }
+        Self { listen: flow % LISTENS, client: flow / LISTENS % CLIENTS, port: flow / (LISTENS * CLIENTS) }
     }
 }
 
@@ -70,6 +66,10 @@ pub struct Generator {
     pub listen_port: u16,
     /// Always 0.
     pub zero: u16,
+    /// The interface that redirecting by number sends out of.
+    pub out: u32,
+    /// Always 0.
+    pub padding: u32,
 }
 
 /// What a sink waits for and what came; `SINKS` has one for the backend and one for the client.

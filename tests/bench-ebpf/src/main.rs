@@ -5,6 +5,7 @@
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP},
     btf_maps::{Array, DevMap},
+    helpers::bpf_redirect,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -171,6 +172,14 @@ fn generate_v6(context: XdpContext) -> u32 {
 #[xdp]
 fn limit(_: XdpContext) -> u32 {
     DEVICES.redirect(DEVICE_LIMIT, 0).unwrap_or(XDP_ABORTED)
+}
+
+/// The same by interface number, which the kernel has to look up.
+#[xdp]
+fn limit_by_index(_: XdpContext) -> u32 {
+    let Some(generator) = GENERATOR.get(0) else { return XDP_ABORTED };
+    // SAFETY: a helper without pointers.
+    unsafe { bpf_redirect(generator.out, 0) as u32 }
 }
 
 /// Counts what reaches the backend.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use forwarder_bench_ebpf::{CLIENTS, FlowEnds};
 use forwarder_lab::{Host, Topology};
 
-use crate::row::{Row, Way};
+use crate::row::Row;
 
 /// Port of the first listen; the others follow.
 pub(crate) const LISTEN_PORT: u16 = 8000;
@@ -98,7 +98,7 @@ impl Addresses {
     /// The frame of a flow as it must arrive. With masquerade the source port is whatever it is.
     pub(crate) fn arriving(&self, flow: u32, source_port: u16) -> Ends {
         let sent = self.sent(flow);
-        if self.row.way == Way::Limit {
+        if self.row.is_bare() {
             return sent;
         }
         let (source, source_port) =

@@ -54,6 +54,7 @@ impl Cpu {
 fn ksoftirqd(number: usize) -> Option<PathBuf> {
     let wanted = format!("ksoftirqd/{number}\n");
     let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-    let mut found = processes.filter(|process| fs::read_to_string(process.join("comm")).is_ok_and(|name| name == wanted));
+    let mut found =
+        processes.filter(|process| fs::read_to_string(process.join("comm")).is_ok_and(|name| name == wanted));
     Some(found.next()?.join("schedstat"))
 }

@@ -16,9 +16,6 @@ use serde::de::DeserializeOwned;
 use crate::addresses::{Addresses, BACKEND_PORT, LISTEN_PORT};
 use crate::row::{Hook, Row};
 
-/// Room beyond the flows that are measured.
-const MORE_FLOWS: u32 = 1024;
-
 /// DNAT for each listen and masquerade towards the backend.
 pub(crate) fn nftables(row: Row, net: &Topology, addresses: &Addresses) -> Result<()> {
     let table = if row.family == Family::V4 { "ip" } else { "ip6" };
@@ -102,7 +99,7 @@ impl Forwarder {
         net.lab.delete_at_end(&config)?;
         net.lab.delete_at_end(&Path::new("/run/forwarder").join(format!("{id}.json")))?;
         let source = if masquerade { "masquerade" } else { "preserve" };
-        let mut text = format!("[limits]\nflows = {}\n", row.flows + MORE_FLOWS);
+        let mut text = format!("[limits]\nflows = {}\n", row.flows);
         for (number, (listen, backend)) in listens(addresses).enumerate() {
             let _ = write!(
                 text,
@@ -148,7 +145,8 @@ impl Forwarder {
 
     fn json<T: DeserializeOwned>(&self, command: &str) -> Result<T> {
         let printed = self.command(&[command, "--format", "json"])?;
-        serde_json::from_str(&printed).with_context(|| format!("cannot read what forwarder {command} printed: {printed}"))
+        serde_json::from_str(&printed)
+            .with_context(|| format!("cannot read what forwarder {command} printed: {printed}"))
     }
 
     fn command(&self, arguments: &[&str]) -> Result<String> {

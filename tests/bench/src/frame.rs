@@ -94,7 +94,7 @@ pub(crate) fn generator(addresses: &Addresses, family: Family) -> Result<Generat
         client,
         client_port: CLIENT_PORT,
         listen_port: addresses.listen_port(),
-        zero: 0,
+        ..Generator::default()
     })
 }
 
@@ -112,4 +112,3 @@ fn words(bytes: &[u8]) -> Frame {
     }
     frame
 }
-

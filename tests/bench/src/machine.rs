@@ -27,7 +27,8 @@ impl Machine {
             cpu: models().next().map_or_else(unknown, |(_, model)| model.to_owned()),
             cpus: models().count(),
             cpu_used,
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| unknown(), |text| text.trim().into()),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .map_or_else(|_| unknown(), |text| text.trim().into()),
             forwarder: says(forwarder.as_os_str()).unwrap_or_else(unknown),
             nftables: says("nft".as_ref()).unwrap_or_else(unknown),
         }

@@ -105,9 +105,10 @@ impl Bench {
                 self.frames,
                 run.arrived,
                 run.stray,
-                self.network.forwarder.as_ref().map_or_else(String::new, |forwarder| {
-                    format!("; forwarder says:\n{}", forwarder.everything())
-                })
+                self.network
+                    .forwarder
+                    .as_ref()
+                    .map_or_else(String::new, |forwarder| { format!("; forwarder says:\n{}", forwarder.everything()) })
             );
         }
         Ok(run)

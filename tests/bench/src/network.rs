@@ -38,7 +38,7 @@ impl Network {
         // Sinks first: a forwarder looks whether XDP can send towards them.
         let programs = Programs::attach(row, &net, &addresses)?;
         let forwarder = match row.way {
-            Way::Limit => None,
+            Way::Limit | Way::RedirectByIndex => None,
             Way::Kernel => {
                 net.forwarder.enable_kernel_forwarding()?;
                 None

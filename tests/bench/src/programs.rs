@@ -9,7 +9,8 @@ use aya::maps::{Array, MapData};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, Pod};
 use forwarder_bench_ebpf::{
-    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, DEVICE_REFLECT, Frame, Generator, SAMPLE_EVERY, SAMPLES, Sink,
+    BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, DEVICE_REFLECT, Frame, Generator, SAMPLE_EVERY, SAMPLES,
+    Sink,
 };
 use forwarder_lab::{Family, Topology};
 
@@ -95,10 +96,11 @@ impl Programs {
         let backend_interface = net.home.ifindex("eth0")?;
         net.home.enter(|| set_device(&mut bpf, DEVICE_REFLECT, backend_interface))??;
         net.client.enter(|| set_device(&mut bpf, DEVICE_GENERATOR, client_interface))??;
-        if row.way == Way::Limit {
-            let out = net.forwarder.ifindex("eth1")?;
+        let out = net.forwarder.ifindex("eth1")?;
+        if row.is_bare() {
+            let program = if row.way == Way::Limit { "limit" } else { "limit_by_index" };
             net.forwarder.enter(|| set_device(&mut bpf, DEVICE_LIMIT, out))??;
-            net.forwarder.enter(|| attach(&mut bpf, "limit", "eth0"))??;
+            net.forwarder.enter(|| attach(&mut bpf, program, "eth0"))??;
         }
         let program = xdp(&mut bpf, generator_name(row.family))?;
         program.load().context("the kernel refuses the generator")?;
@@ -112,7 +114,7 @@ impl Programs {
         };
         Ok(Self {
             family: row.family,
-            generator: frame::generator(addresses, row.family)?,
+            generator: Generator { out, ..frame::generator(addresses, row.family)? },
             sinks: [sink(addresses.destination), sink(addresses.listen)],
             client_interface,
             bpf,

@@ -9,6 +9,8 @@ use forwarder_lab::Family;
 pub(crate) enum Way {
     /// A bare XDP redirect that touches nothing: no forwarder can be faster here.
     Limit,
+    /// The same with `bpf_redirect`, which names the interface by its number.
+    RedirectByIndex,
     /// The kernel routes; addresses stay.
     Kernel,
     /// The kernel routes, nftables translates destination and source.
@@ -41,7 +43,8 @@ const fn forwarder(hook: Hook, masquerade: bool) -> Way {
 }
 
 /// Besides the limit, which is measured with each of them.
-const WAYS: [(Way, u32); 10] = [
+const WAYS: [(Way, u32); 11] = [
+    (Way::RedirectByIndex, FEW),
     (Way::Kernel, FEW),
     (Way::Nftables, FEW),
     (Way::Nftables, MANY),
@@ -56,9 +59,8 @@ const WAYS: [(Way, u32); 10] = [
 
 /// The rows whose name contains one of `words`, or all; without the limits.
 pub(crate) fn matching(words: &[String]) -> Vec<Row> {
-    let rows = Family::ALL
-        .into_iter()
-        .flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows }));
+    let rows =
+        Family::ALL.into_iter().flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows }));
     rows.filter(|row| {
         let name = row.to_string();
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
@@ -75,7 +77,7 @@ impl Row {
     /// Whether the packets' flows must have been seen both ways before they are measured.
     pub(crate) const fn has_flows(self) -> bool {
         match self.way {
-            Way::Limit | Way::Kernel => false,
+            Way::Limit | Way::RedirectByIndex | Way::Kernel => false,
             Way::Nftables => true,
             Way::Forwarder { masquerade, .. } => masquerade,
         }
@@ -91,10 +93,16 @@ impl Row {
         matches!(self.way, Way::Nftables | Way::Forwarder { .. })
     }
 
+    /// Whether frames arrive as they were sent.
+    pub(crate) const fn is_bare(self) -> bool {
+        matches!(self.way, Way::Limit | Way::RedirectByIndex)
+    }
+
     /// For people.
     pub(crate) fn description(self) -> &'static str {
         match self.way {
-            Way::Limit => "bare XDP redirect: the limit",
+            Way::Limit => "bare XDP redirect (devmap): the limit",
+            Way::RedirectByIndex => "bare XDP redirect, by interface number",
             Way::Kernel => "kernel forwarding, no NAT",
             Way::Nftables => "nftables DNAT + masquerade",
             Way::Forwarder { hook: Hook::Xdp, masquerade: false } => "forwarder XDP, preserve (stateless)",
@@ -111,6 +119,7 @@ impl fmt::Display for Row {
         let family = family_name(self.family);
         let way = match self.way {
             Way::Limit => return write!(f, "{family}/limit"),
+            Way::RedirectByIndex => return write!(f, "{family}/redirect-by-index"),
             Way::Kernel => return write!(f, "{family}/kernel"),
             Way::Nftables => "nftables",
             Way::Forwarder { hook: Hook::Xdp, masquerade: false } => "xdp/preserve",
