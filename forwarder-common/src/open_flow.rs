@@ -171,7 +171,7 @@ fn candidate<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, attempt: 
         third
     };
     // Where all clients have the same parity (Linux `connect` prefers even ports) the other half would never be used.
-    let parity_of = if attempt % 4 == 0 { !wanted } else { wanted };
+    let parity_of = if attempt.is_multiple_of(4) { !wanted } else { wanted };
     random_port(range, tables.random(), u16::from_be(parity_of)).map(u16::to_be)
 }
 

@@ -201,7 +201,7 @@ fn keep(net: Topology, server: Spawned, forwarder: &Forwarder) -> Result<()> {
     let id = net.lab.keep()?;
     show::step(8, "Play with it");
     let forwarder =
-        format!("nsenter --net={} {} --pins {}", host.display(), forwarder.binary.display(), forwarder.pins.display(),);
+        format!("nsenter --net={} {} --pins {}", host.display(), forwarder.binary.display(), forwarder.pins.display());
     show::text(&format!("nsenter --net={} curl http://198.51.100.1/", client.display()));
     show::text(&format!("{forwarder} stats"));
     show::text(&format!("{forwarder} --help"));
