@@ -139,7 +139,7 @@ fn options_and_extension_headers_go_by_tc() {
             vec![hop_by_hop, routing, destination.clone(), destination.clone()],
         ] {
             change_both_ways(world, Family::V6, "extension headers", &|packet| {
-                packet.extensions.clone_from(&extensions)
+                packet.extensions.clone_from(&extensions);
             });
         }
         let (client, listen) = (end(Family::V6, "client", 40_000), end(Family::V6, "public", 8443));

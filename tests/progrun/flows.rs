@@ -101,7 +101,8 @@ fn source_ports_are_allocated_where_local_sockets_are_not() {
                     let connection = Connection::new(family, KEEPING_FLOWS[0], port);
                     let (packet, left) = connection.request(body);
                     let left =
-                        check_at_tc(world, "a port to allocate", &packet, left.begins_flow().from_ports(ALLOCATED));
+                        check_at_tc(world, "a port to allocate", &packet, left.begins_flow().with_port_of(ALLOCATED))
+                            .unwrap();
                     // The flow keeps it, and the answer finds its way back.
                     let allocated = Connection { source: left.src, ..connection };
                     allocated.request_at_tc(world, "again", body);
@@ -114,8 +115,8 @@ fn source_ports_are_allocated_where_local_sockets_are_not() {
                 check_at_tc(world, "a port that is kept", &packet, left.begins_flow());
                 let second = Connection { client: end(family, "client_2", 5000), ..first };
                 let (packet, left) = second.request(body);
-                let left = check_at_tc(world, "taken", &packet, left.begins_flow().from_ports(ALLOCATED));
-                assert_ne!(left.src, first.source);
+                let left = check_at_tc(world, "taken", &packet, left.begins_flow().with_port_of(ALLOCATED));
+                assert_ne!(left.unwrap().src, first.source);
             }
         }
     });
@@ -130,8 +131,8 @@ fn a_port_of_a_local_socket_is_left_alone() {
             let _sockets = (TcpListener::bind(bound).unwrap(), UdpSocket::bind(bound).unwrap());
             for body in [Tcp(flags::SYN), Udp] {
                 let (packet, left) = Connection::new(family, KEEPING_FLOWS[0], 4000).request(body);
-                let left = left.begins_flow().clashes(1).from_ports(ALLOCATED);
-                assert_ne!(check_at_tc(world, "a socket has it", &packet, left).src.port(), 4000);
+                let left = left.begins_flow().clashes(1).with_port_of(ALLOCATED);
+                assert_ne!(check_at_tc(world, "a socket has it", &packet, left).unwrap().src.port(), 4000);
                 // The address of another rule's source has no such socket.
                 let (packet, left) = Connection::new(family, KEEPING_FLOWS[1], 4000).request(body);
                 check_at_tc(world, "no socket has it", &packet, left.begins_flow());
@@ -150,15 +151,21 @@ fn when_every_port_is_taken_the_packet_is_dropped() {
     world::with_changed(RULES, two_ports, |world| {
         warm_up(world);
         for family in Family::ALL {
-            for port in [40_000, 40_001] {
+            let masquerade = |client, port| {
                 let connection = Connection::new(family, KEEPING_FLOWS[0], port);
-                let (packet, left) = connection.request(Udp);
-                check_at_tc(world, "the last port", &packet, left.begins_flow().from_ports(5000..=5001));
-                let late = Connection { client: end(family, "client_2", port), ..connection };
-                check_at_tc(world, "no port left", &late.request(Udp).0, Outcome::DropNoPort);
-                // Towards another backend they are free.
+                Connection { client: end(family, client, port), ..connection }.request(Udp)
+            };
+            for port in [40_000, 40_001] {
+                let (packet, left) = masquerade("client", port);
+                check_at_tc(world, "a port of its parity", &packet, left.begins_flow().with_port_of(5000..=5001));
+            }
+            for port in [40_000, 40_001] {
+                check_at_tc(world, "no port left", &masquerade("client_2", port).0, Outcome::DropNoPort);
+            }
+            // Towards another backend they are free. Where its parity has none left, it takes the other.
+            for (port, allocated) in [(40_000, 5000), (40_002, 5001)] {
                 let (packet, left) = Connection::new(family, KEEPING_FLOWS[1], port).request(Udp);
-                check_at_tc(world, "another backend", &packet, left.begins_flow().from_ports(5000..=5001));
+                check_at_tc(world, "another backend", &packet, left.begins_flow().with_port_of(allocated..=allocated));
             }
         }
     });

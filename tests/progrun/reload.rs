@@ -30,9 +30,11 @@ source = "preserve"
 
 /// What a packet meets: its outcome, and its ends if it leaves.
 type Answer = (Outcome, Vec<u8>);
+/// By what was asked.
+type Answers = Vec<(String, Answer)>;
 
 /// The answers to packets for every rule there is before or after, on both hooks.
-fn ask(world: &mut World) -> Vec<(String, Answer)> {
+fn ask(world: &mut World) -> Answers {
     let mut answers = vec![];
     for family in Family::ALL {
         let (client, other) = (end(family, "client", 40_000), end(family, "client_2", 40_000));
@@ -79,7 +81,7 @@ fn ask(world: &mut World) -> Vec<(String, Answer)> {
 
 /// Writes the plan to `template`, asking after every write; the answers before, and after the one write that changes
 /// them.
-fn reload(world: &mut World, template: &str) -> (Vec<(String, Answer)>, Vec<(String, Answer)>) {
+fn reload(world: &mut World, template: &str) -> (Answers, Answers) {
     let compiled = world::compile(template);
     let plan = world.plan(&world::ready(compiled));
     let before = ask(world);

@@ -13,7 +13,7 @@ const RULES: &str = include_str!("../fixtures/rules.toml");
 #[test]
 fn a_packet_to_a_listen_goes_to_the_backend_and_its_answer_back() {
     // description, rule, listen, backend, its ports
-    let table: [(&str, &str, (&str, u16), (&str, u16)); 7] = [
+    let table = [
         ("a port that is kept", "kept", ("public", 80), ("backend", 80)),
         ("a port that changes", "changed", ("public", 8443), ("backend", 443)),
         ("the first of a range", "range", ("public", 2000), ("backend", 2000)),
