@@ -1,3 +1,5 @@
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use super::*;
 use proptest::prelude::*;
 use std::vec::Vec;

@@ -171,7 +171,7 @@ fn a_source_that_cannot_be_answered_is_not_forwarded<F: TestFamily>() {
         &["::", "::1", "fe80::1", "febf::1", "ff02::1"]
     };
     for source in sources {
-        let source = std::net::SocketAddr::new(source.parse().unwrap(), 40001);
+        let source = SocketAddr::new(source.parse().unwrap(), 40001);
         let packet = TestPacket::new(source, at(F::LISTEN, 80), Body::Udp);
         assert_eq!(both::<F>(packet.frame()), (Err(Outcome::Martian), Err(Outcome::Martian)), "{source}");
     }

@@ -7,7 +7,7 @@ use aya::{
     pin::PinError,
     programs::{
         LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcHandle, Xdp, XdpMode,
-        links::{FdLink, Link as _},
+        links::{FdLink, Link as _, PinnedLink},
         loaded_programs,
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
     },
@@ -179,7 +179,11 @@ pub fn remove_pins(pins: &Path) -> Result<()> {
     names.sort();
     for name in names.iter().rev() {
         let path = links.join(name);
+        // A link whose last holder is a file in bpffs goes some time after the file. One that a process holds goes when
+        // that closes it, and the next `load` finds the interface free.
+        let held = PinnedLink::from_pin(&path).ok();
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        drop(held);
     }
     match fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

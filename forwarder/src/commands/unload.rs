@@ -81,7 +81,7 @@ fn unload_remains(pins: &Path, file: &StateFile, has_pins: bool, force: bool, ou
 fn restore(state: &State, failures: &mut Vec<Error>) {
     for interface in &state.interfaces {
         failures.extend(remove_filter(interface).err());
-        if interface.vlan_stripping_off {
+        if interface.vlan_stripping_off && is_there(interface) {
             failures.extend(ethtool::set_vlan_stripping(&interface.name, true).err());
         }
     }
@@ -99,11 +99,15 @@ fn restore(state: &State, failures: &mut Vec<Error>) {
     }
 }
 
+/// Whether the interface still exists: one that is gone took everything on it along.
+fn is_there(interface: &AttachedInterface) -> bool {
+    nix::net::if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
+}
+
 /// Removes our TC filter where there is no tcx, and the qdisc if `load` added it and nobody else uses it.
 pub fn remove_filter(interface: &AttachedInterface) -> Result<()> {
     let TcAttachment::Clsact { added_qdisc } = interface.tc else { return Ok(()) };
-    // An interface that is gone took everything on it along.
-    if nix::net::if_::if_nametoindex(interface.name.as_str()) != Ok(interface.index) {
+    if !is_there(interface) {
         return Ok(());
     }
     attach::remove_filter(&interface.name)?;

@@ -4,6 +4,17 @@
 //! that repetitions of all rows can take turns: what the machine does besides hits all of them alike. A row's ratio is
 //! its rate divided by the limit's measured immediately before.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "counts become rates and shares, of which three digits mean something"
+)]
+#![allow(
+    clippy::many_single_char_names,
+    clippy::similar_names,
+    reason = "bytes of an address and times of a CPU have no better names"
+)]
+
 mod addresses;
 mod cpu;
 mod establish;
@@ -77,7 +88,9 @@ fn run(options: &Options) -> Result<()> {
         bail!("no row's name contains {}; --list shows them", options.filter.join(" or "));
     }
     if options.list {
-        rows.iter().for_each(|row| println!("{row}"));
+        for row in &rows {
+            println!("{row}");
+        }
         return Ok(());
     }
     if !options.forwarder.is_file() {
@@ -96,7 +109,7 @@ fn run(options: &Options) -> Result<()> {
     // Said before the measuring, not after it.
     let json = json.transpose()?;
     let results = measure::run(&rows, &plan, &options.forwarder, &cpu)?;
-    let report = Report::new(machine, &plan, results);
+    let report = Report::new(machine, &plan, &results);
     println!("{report}");
     if let Some((path, file)) = json {
         serde_json::to_writer_pretty(file, &report).with_context(|| format!("cannot write {}", path.display()))?;

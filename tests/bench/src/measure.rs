@@ -87,7 +87,7 @@ impl Bench {
     fn build(row: Row, plan: &Plan, binary: &Path, cpu: &Cpu) -> Result<Self> {
         let network = Network::build(row, binary, cpu)?;
         // Each step about 0.618 of the way around: neighbours in time are no neighbours in memory.
-        let scattered = (u64::from(row.flows) * 0x9e37_79b9 >> 32) as u32 | 1;
+        let scattered = ((u64::from(row.flows) * 0x9e37_79b9) >> 32) as u32 | 1;
         let flows = Flows { first: 0, count: row.flows, stride: if plan.in_order { 1 } else { scattered } };
         let mut bench = Self { network, flows, frames: FIRST_FRAMES };
         // Caches, page pools, next hops.

@@ -139,7 +139,7 @@ impl Programs {
             };
             let (cpu_before, before) = (cpu.time()?, Instant::now());
             generator.test_run(options).context("the generator does not run")?;
-            Ok((cpu.time()? - cpu_before, before.elapsed()))
+            Ok((cpu.time()?.saturating_sub(cpu_before), before.elapsed()))
         };
         let (cpu, wall) = net.client.enter(timed)??;
         let received = self.sink(BACKEND_SINK)?.received;

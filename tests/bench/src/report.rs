@@ -41,7 +41,7 @@ struct Line {
 }
 
 impl Report {
-    pub(crate) fn new(machine: Machine, plan: &Plan, results: Vec<Measured>) -> Self {
+    pub(crate) fn new(machine: Machine, plan: &Plan, results: &[Measured]) -> Self {
         let limits = Family::ALL.into_iter().filter_map(|family| {
             let of_family = results.iter().filter(|one| one.row.family == family);
             let samples: Vec<Sample> = of_family
