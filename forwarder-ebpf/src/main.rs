@@ -7,6 +7,7 @@ mod access;
 mod action;
 mod count;
 mod log;
+mod losses;
 mod maps;
 mod routing;
 mod sockets;
@@ -16,8 +17,8 @@ mod tables;
 use access::{tc::TcPacket, xdp::XdpPacket};
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC, xdp_action},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use forwarder_common::{
     complete, fast,
@@ -109,6 +110,20 @@ where
 #[xdp]
 fn forwarder_pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Counts redirects that the kernel refused.
+#[raw_tracepoint]
+fn forwarder_redirect_err(_: RawTracePointContext) -> i32 {
+    losses::refused();
+    0
+}
+
+/// Counts redirected frames that a driver did not take.
+#[raw_tracepoint]
+fn forwarder_devmap_xmit(context: RawTracePointContext) -> i32 {
+    losses::transmitted(&context);
+    0
 }
 
 /// Starts the sweeper's timer; the loader runs it once. Returns 0 when the timer runs.

@@ -63,6 +63,9 @@ pub(crate) static INTERFACES: HashMap<u32, u32, 1024> = HashMap::new();
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, RULES> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters, { INTERFACE_SLOTS as usize }> = PerCpuArray::new();
+/// Frames redirected and lost: refused by the kernel, not taken by a driver.
+#[btf_map]
+pub(crate) static REDIRECT_LOSSES: PerCpuArray<u64, 2> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
 #[btf_map]

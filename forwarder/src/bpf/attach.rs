@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     pin::PinError,
     programs::{
-        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcHandle, Xdp, XdpMode,
+        LinkOrder, ProgramError, ProgramInfo, RawTracePoint, SchedClassifier, TcAttachType, TcHandle, Xdp, XdpMode,
         links::{FdLink, Link as _, PinnedLink},
         loaded_programs,
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
@@ -78,6 +78,16 @@ pub fn xdp(program: &mut Xdp, interface: &str, index: u32, kind: XdpKind, slot: 
     };
     let path = pins.join(LINKS).join(format!("xdp_{slot}"));
     link.pin(&path).with_context(|| format!("cannot pin the XDP link as {}", path.display()))?;
+    Ok(())
+}
+
+/// Attaches a raw tracepoint program by a link pinned as `links/NAME`.
+pub fn tracepoint(program: &mut RawTracePoint, tracepoint: &str, pins: &Path) -> Result<()> {
+    program.load().with_context(|| format!("cannot load the program that watches {tracepoint}"))?;
+    let id = program.attach(tracepoint).with_context(|| format!("cannot watch the tracepoint {tracepoint}"))?;
+    let link = FdLink::from(program.take_link(id).context("the tracepoint link vanished")?);
+    let path = pins.join(LINKS).join(tracepoint);
+    link.pin(&path).with_context(|| format!("cannot pin the tracepoint link as {}", path.display()))?;
     Ok(())
 }
 

@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 pub use aya::Ebpf;
 use aya::{
     EbpfLoader,
-    maps::{Map, MapData, Queue},
-    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    maps::{Map, MapData, PerCpuArray, Queue},
+    programs::{ProgramError, RawTracePoint, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use forwarder_common::abi::INTERFACE_SLOTS;
 
-use super::object;
+use super::{attach, object};
 
 /// The XDP program of an interface.
 pub const XDP: &str = "forwarder_xdp";
@@ -139,6 +139,27 @@ pub fn fill_free_slots(bpf: &mut Ebpf, flows: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Watches for frames that are lost after XDP redirected them; counted in map `REDIRECT_LOSSES`.
+pub fn watch_redirects(bpf: &mut Ebpf, pins: &Path) -> Result<()> {
+    for (name, tracepoint) in
+        [("forwarder_redirect_err", "xdp_redirect_err"), ("forwarder_devmap_xmit", "xdp_devmap_xmit")]
+    {
+        let program = bpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
+        let program: &mut RawTracePoint =
+            program.try_into().with_context(|| format!("program {name} is of another type"))?;
+        attach::tracepoint(program, tracepoint, pins)?;
+    }
+    Ok(())
+}
+
+/// Frames of this machine that were lost after XDP redirected them: refused by the kernel, not taken by a driver.
+pub fn redirect_losses(pins: &Path) -> Result<[u64; 2]> {
+    let map: PerCpuArray<MapData, u64> = pinned(pins, "REDIRECT_LOSSES", Map::PerCpuArray)?;
+    let sum =
+        |index: u32| -> Result<u64> { Ok(map.get(&index, 0).context("cannot read map REDIRECT_LOSSES")?.iter().sum()) };
+    Ok([sum(0)?, sum(1)?])
 }
 
 /// Starts the kernel timer that removes expired flows; it runs until the map that holds it is gone.

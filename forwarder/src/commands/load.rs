@@ -222,6 +222,7 @@ impl Loading<'_> {
         })?;
         if let Some(bpf) = programs.first_mut() {
             load::start_sweep(bpf)?;
+            load::watch_redirects(bpf, self.pins)?;
         }
         let tcx = !self.no_tcx && features::has_tcx();
         for ((slot, link), bpf) in (0..).zip(self.links).zip(&mut programs) {

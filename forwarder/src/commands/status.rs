@@ -36,6 +36,10 @@ struct Status {
     /// Whether this process sees the instance's interfaces.
     same_network_namespace: bool,
     memory_bytes: u64,
+    /// Redirects that the kernel refused since `load`, of all XDP programs of the machine.
+    redirects_refused: u64,
+    /// Redirected frames that a driver did not take, likewise.
+    redirects_not_taken: u64,
     interfaces: Vec<InterfaceStatus>,
     rules: u64,
     tables: Vec<TableStatus>,
@@ -89,6 +93,7 @@ async fn collect(instance: &Instance) -> Result<Status> {
     for attached in &state.interfaces {
         interfaces.push(interface(instance, attached, &netlink, links.as_deref(), &counters).await?);
     }
+    let [redirects_refused, redirects_not_taken] = load::redirect_losses(&instance.pins)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -100,6 +105,8 @@ async fn collect(instance: &Instance) -> Result<Status> {
         generation: tables.settings()?.generation,
         same_network_namespace: here,
         memory_bytes: load::memory(&instance.pins)?,
+        redirects_refused,
+        redirects_not_taken,
         interfaces,
         rules: state.rules.len() as u64,
         tables: fill(instance, &tables)?,
@@ -205,6 +212,14 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
         status.log
     )?;
     writeln!(out, "configuration: {}", status.config.as_deref().unwrap_or("none"))?;
+    if status.redirects_refused + status.redirects_not_taken > 0 {
+        writeln!(
+            out,
+            "XDP redirects lost on this machine, by whatever program: {} refused by the kernel, {} frames not taken by a \
+             driver. If the numbers grow, load with --mode tc.",
+            status.redirects_refused, status.redirects_not_taken
+        )?;
+    }
     if !status.same_network_namespace {
         writeln!(
             out,
