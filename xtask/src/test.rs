@@ -101,7 +101,7 @@ impl Stage {
             }
             Self::Kernels => {
                 let mut kernels = Command::new(env::current_exe().context("cannot find the running xtask")?);
-                kernels.args(["vm", "--"]).args(filters);
+                kernels.args(["vm", "--timeout", "2400", "--"]).args(filters);
                 vec![kernels]
             }
         })

@@ -9,6 +9,7 @@ use forwarder_lab::Family;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cpu::Cpu;
+use crate::forwarding::{Forwarded, Forwarder};
 use crate::network::Network;
 use crate::programs::{Flows, Run};
 use crate::row::{Hook, Row, Way, family_name};
@@ -81,6 +82,8 @@ struct Bench {
     network: Network,
     flows: Flows,
     frames: u32,
+    /// What forwarder had forwarded before it was measured.
+    before: Forwarded,
 }
 
 impl Bench {
@@ -89,7 +92,8 @@ impl Bench {
         // Each step about 0.618 of the way around: neighbours in time are no neighbours in memory.
         let scattered = ((u64::from(row.flows) * 0x9e37_79b9) >> 32) as u32 | 1;
         let flows = Flows { first: 0, count: row.flows, stride: if plan.in_order { 1 } else { scattered } };
-        let mut bench = Self { network, flows, frames: FIRST_FRAMES };
+        let before = network.forwarder.as_ref().map(Forwarder::forwarded).transpose()?.unwrap_or_default();
+        let mut bench = Self { network, flows, frames: FIRST_FRAMES, before };
         // Caches, page pools, next hops.
         let first = bench.measure(cpu)?;
         bench.frames = (first.rate() * plan.length.as_secs_f64()).clamp(1e4, 1e8) as u32;
@@ -117,12 +121,12 @@ impl Bench {
     /// Whether the packets went by the hook that the row is about.
     fn check_hook(&self) -> Result<()> {
         let Some(forwarder) = &self.network.forwarder else { return Ok(()) };
-        let forwarded = forwarder.forwarded()?;
+        let now = forwarder.forwarded()?;
+        let forwarded = Forwarded { xdp: now.xdp - self.before.xdp, tc: now.tc - self.before.tc };
         let row = self.network.row;
         let by_xdp = forwarded.xdp as f64 / (forwarded.xdp + forwarded.tc).max(1) as f64;
         match row.way {
-            // Making the flows is TC's work; it is little beside the rest, but for a short run with many flows.
-            Way::Forwarder { hook: Hook::Xdp, .. } if by_xdp < LEAST_SHARE_OF_XDP && !row.has_flows() => {
+            Way::Forwarder { hook: Hook::Xdp, .. } if by_xdp < LEAST_SHARE_OF_XDP => {
                 bail!("{row}: XDP forwarded only {} packets and left {} to TC", forwarded.xdp, forwarded.tc)
             }
             Way::Forwarder { hook: Hook::Tc, .. } if forwarded.xdp != 0 => {
