@@ -99,8 +99,8 @@ fn run(options: &Options) -> Result<()> {
     let cpu = cpu::pin(options.cpu)?;
     let machine = machine::Machine::read(&options.forwarder, cpu.number());
     let plan = Plan {
-        rounds: options.rounds.unwrap_or(if options.quick { 5 } else { 21 }).max(1),
-        length: Duration::from_millis(if options.quick { 40 } else { 100 }),
+        rounds: options.rounds.unwrap_or(if options.quick { 4 } else { 21 }).max(1),
+        length: Duration::from_millis(if options.quick { 30 } else { 100 }),
         in_order: options.in_order,
     };
     let json = options.json.as_ref().map(|path| {
