@@ -23,6 +23,12 @@ fn every_program_loads() {
                     }
                     tc.info()
                 }
+                Program::RawTracePoint(tracepoint) => {
+                    if tracepoint.fd().is_err() {
+                        tracepoint.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+                    }
+                    tracepoint.info()
+                }
                 _ => panic!("{name} is of another type"),
             };
             let info = info.unwrap();
@@ -31,6 +37,17 @@ fn every_program_loads() {
             seen.push(name.to_owned());
         }
         seen.sort();
-        assert_eq!(seen, ["forwarder_pass", "forwarder_sweep", "forwarder_tc", "forwarder_tc_l3", "forwarder_xdp"]);
+        assert_eq!(
+            seen,
+            [
+                "forwarder_devmap_xmit",
+                "forwarder_pass",
+                "forwarder_redirect_err",
+                "forwarder_sweep",
+                "forwarder_tc",
+                "forwarder_tc_l3",
+                "forwarder_xdp"
+            ]
+        );
     });
 }
