@@ -19,6 +19,7 @@ pub mod checksum;
 pub mod complete;
 pub mod decide;
 pub mod fast;
+mod find;
 pub mod flow_state;
 pub mod open_flow;
 pub mod packet;

@@ -21,11 +21,12 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use forwarder_common::{
+    abi::Settings,
     complete, fast,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
     tables::Tables,
-    verdict::Outcome,
+    verdict::{Outcome, Verdict},
     wire::ethernet,
 };
 use log::Logged;
@@ -90,7 +91,8 @@ fn complete<const NETWORK: usize>(context: &TcContext) -> i32 {
 }
 
 /// Not inlined: the families do not share a stack frame. The kernel gives 512 bytes to all frames of a program that
-/// are in use at once, and only one of these ever is.
+/// are in use at once, and only one of these ever is. It holds next to nothing itself: each step below has a frame of
+/// its own, given back before the next one begins.
 #[inline(never)]
 fn complete_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
     context: *mut __sk_buff,
@@ -99,11 +101,35 @@ where
     F::Address: Logged,
 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
+    let verdict = plain::<F, M, NETWORK>(context, settings);
+    carry_out::<F, M, NETWORK>(context, settings, &verdict)
+}
+
+/// A packet that is whole and stands for itself.
+#[inline(never)]
+fn plain<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
+    context: *mut __sk_buff,
+    settings: &'static Settings,
+) -> Verdict {
     let mut packet = TcPacket::of(context);
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    let verdict = complete::process::<F, _>(&mut packet, &tables, NETWORK);
+    complete::process::<F, _>(&mut packet, &tables, NETWORK)
+}
+
+/// Logs and counts the verdict, and tells the kernel.
+#[inline(never)]
+fn carry_out<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
+    context: *mut __sk_buff,
+    settings: &'static Settings,
+    verdict: &Verdict,
+) -> i32
+where
+    F::Address: Logged,
+{
+    let mut packet = TcPacket::of(context);
+    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
     log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
-    action::tc(&mut packet, &verdict, NETWORK, F::ETHERTYPE)
+    action::tc(&mut packet, verdict, NETWORK, F::ETHERTYPE)
 }
 
 /// Passes everything: for interfaces that only need some program to be able to transmit.

@@ -6,6 +6,7 @@ mod sharing;
 use std::vec;
 
 use super::*;
+use crate::abi::rule_flags;
 use crate::{
     abi::{Direction, FlowKey},
     tables::{
