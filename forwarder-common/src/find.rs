@@ -1,0 +1,153 @@
+//! What a packet belongs to: a flow, or a rule.
+
+use crate::{
+    abi::{Flow, Rule, Side, elapsed, rule_flags, setting_flags},
+    address::Address,
+    decide::{admits, backend_rule, is_own, listen_rule},
+    flow_state::FlowState,
+    parse::Parsed,
+    tables::{FlowEntry, NotInserted, Tables},
+    verdict::Outcome,
+};
+
+/// What a packet belongs to.
+pub(crate) enum Found<'t, A, E> {
+    /// A flow in the protected table.
+    Established(E),
+    /// A flow in the table of new ones.
+    Embryonic(E),
+    /// A stateless rule, from the client.
+    Forward(&'t Rule<A>),
+    /// A stateless rule, from the backend.
+    Reply(&'t Rule<A>),
+    /// A rule that keeps flows, and none yet.
+    New(&'t Rule<A>),
+}
+
+impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
+    /// The source after the rewrite.
+    #[inline(always)]
+    pub(crate) fn src(&self, parsed: &Parsed<A>) -> A {
+        match self {
+            Self::Established(entry) | Self::Embryonic(entry) => entry.get().rewrite.src,
+            Self::Reply(rule) => rule.listen,
+            Self::New(rule) if rule.flags & rule_flags::REWRITE_SOURCE != 0 => rule.source,
+            Self::Forward(_) | Self::New(_) => parsed.key.src,
+        }
+    }
+
+    /// The destination after the rewrite.
+    #[inline(always)]
+    pub(crate) fn dst(&self, parsed: &Parsed<A>) -> A {
+        match self {
+            Self::Established(entry) | Self::Embryonic(entry) => entry.get().rewrite.dst,
+            Self::Reply(_) => parsed.key.dst,
+            Self::Forward(rule) | Self::New(rule) => rule.to,
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn find<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    parsed: &Parsed<A>,
+) -> Result<Found<'t, A, T::Entry>, Outcome> {
+    let settings = tables.settings();
+    if settings.flags & setting_flags::FLOWS != 0
+        && let Some(found) = find_flow(tables, parsed)
+    {
+        return Ok(found);
+    }
+    if let Some(rule) = rule_of(tables, parsed, Side::Listen) {
+        if is_own(tables, rule, parsed) {
+            return Err(Outcome::ToSelf);
+        }
+        if !lets_in(tables, rule, parsed) {
+            return Err(Outcome::DropNotAllowed);
+        }
+        return Ok(if rule.flags & rule_flags::STATELESS != 0 { Found::Forward(rule) } else { Found::New(rule) });
+    }
+    match rule_of(tables, parsed, Side::Backend) {
+        Some(rule) => Ok(Found::Reply(rule)),
+        None => Err(Outcome::NotOurs),
+    }
+}
+
+/// [`admits`], not inlined: a stack frame of its own.
+#[inline(never)]
+fn lets_in<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, parsed: &Parsed<A>) -> bool {
+    admits(tables, rule, parsed.key.src)
+}
+
+/// The rule that a packet is for or comes from. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn rule_of<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>, side: Side) -> Option<&'t Rule<A>> {
+    match side {
+        Side::Listen => listen_rule(tables, parsed),
+        Side::Backend => backend_rule(tables, parsed),
+    }
+}
+
+/// The flow of a packet, unless it has expired: then it goes, as if the sweeper had been faster.
+#[inline(always)]
+fn find_flow<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<Found<'t, A, T::Entry>> {
+    if let Some(entry) = tables.established(&parsed.key) {
+        let goes_on = lives(tables, parsed, &entry.get()) || other_lives(tables, parsed, entry);
+        return goes_on.then_some(Found::Established(entry));
+    }
+    let entry = tables.embryonic(&parsed.key)?;
+    if both_live(tables, parsed, entry) {
+        return Some(Found::Embryonic(entry));
+    }
+    tables.remove_embryonic(&parsed.key);
+    None
+}
+
+/// Whether the other direction of a protected flow has seen a packet recently enough; if not, the flow is removed.
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn other_lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::Entry) -> bool {
+    let flow = entry.get();
+    let peer_key = flow.peer_key(parsed.key.protocol);
+    if tables.established(&peer_key).is_some_and(|peer| lives(tables, parsed, &peer.get())) {
+        return true;
+    }
+    tables.remove_established(&parsed.key, &peer_key, flow.sweep_slot);
+    false
+}
+
+/// Whether a new flow lives: either direction has seen a packet recently enough, and the other one is still its own.
+///
+/// A flood may have pushed the other direction out: then it is entered again, unless somebody else has taken what
+/// its packets look like, in which case this flow is over. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn both_live<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::Entry) -> bool {
+    let Some(mut draft) = tables.draft() else { return false };
+    let draft = &mut *draft;
+    draft.flow = entry.get();
+    draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+    let this_lives = lives(tables, parsed, &draft.flow);
+    if let Some(peer) = tables.embryonic(&draft.peer_key) {
+        draft.peer = peer.get();
+        if !draft.peer.undoes(&parsed.key) {
+            return false;
+        }
+        if this_lives || lives(tables, parsed, &draft.peer) {
+            return true;
+        }
+        tables.remove_embryonic(&draft.peer_key);
+        return false;
+    }
+    if !this_lives || tables.established(&draft.peer_key).is_some() {
+        return false;
+    }
+    draft.peer.become_peer(&draft.flow, &parsed.key);
+    tables.insert_embryonic(&draft.peer_key, &draft.peer) != Err(NotInserted::Taken)
+}
+
+/// Whether one direction of a flow has seen a packet recently enough.
+#[inline(always)]
+fn lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
+    let timeout = FlowState::from_number(flow.state).timeout(parsed.protocol(), &tables.settings().timeouts);
+    elapsed(tables.now(), flow.last_seen) <= timeout
+}
