@@ -29,7 +29,7 @@ fn at<const N: usize>(context: &impl Bounds, offset: usize) -> Option<*mut u8> {
     let mut after = first;
     // SAFETY: an addition in registers.
     unsafe {
-        asm!("{after} += {length}", after = inlateout(reg) after, length = const N, options(pure, nomem, nostack))
+        asm!("{after} += {length}", after = inlateout(reg) after, length = const N, options(pure, nomem, nostack));
     };
     if after > end {
         return None;

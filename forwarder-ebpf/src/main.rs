@@ -2,6 +2,12 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "the kernel's helpers take and return registers; which of their bits mean what is its business"
+)]
+#![allow(clippy::needless_pass_by_value, reason = "the program macros, and the core's tables, pass by value")]
 
 mod access;
 mod action;

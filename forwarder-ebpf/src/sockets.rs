@@ -19,7 +19,7 @@ use forwarder_common::{
 use crate::maps::{Maps, MapsV4, MapsV6};
 
 /// `BPF_F_CURRENT_NETNS`: the network namespace of the packet's device.
-const CURRENT_NETNS: u64 = -1i64 as u64;
+const CURRENT_NETNS: u64 = u64::MAX;
 
 /// `TCP_LISTEN` of the kernel's socket states.
 const TCP_LISTEN: u32 = 10;

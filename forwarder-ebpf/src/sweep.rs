@@ -40,11 +40,11 @@ pub(crate) fn enter<M: Maps>(
     forward.1.sweep_slot = slot;
     reply.1.sweep_slot = slot;
     let flags = BPF_NOEXIST.into();
-    if M::established().insert(reply.0, &*reply.1, flags).is_err() {
+    if M::established().insert(reply.0, *reply.1, flags).is_err() {
         give_back();
         return Err(NotInserted::Taken);
     }
-    if M::established().insert(forward.0, &*forward.1, flags).is_err() {
+    if M::established().insert(forward.0, *forward.1, flags).is_err() {
         let _ = M::established().remove(reply.0);
         give_back();
         return Err(NotInserted::Taken);
