@@ -50,6 +50,8 @@ enum Stage {
     Unit,
     /// The loaded programs through `BPF_PROG_TEST_RUN`, and end to end between network namespaces
     Loaded,
+    /// cargo xtask demo, as the README shows it
+    Demo,
     /// The loaded programs under Debian's older kernels in a virtual machine (cargo xtask vm)
     Kernels,
 }
@@ -62,6 +64,7 @@ impl Stage {
             Self::Deny => "dependencies",
             Self::Unit => "unit tests",
             Self::Loaded => "loaded programs and networks",
+            Self::Demo => "demo",
             Self::Kernels => "older kernels",
         }
     }
@@ -99,6 +102,11 @@ impl Stage {
                 tests.args(filters);
                 vec![tests]
             }
+            Self::Demo => {
+                let mut demo = Command::new(env::current_exe().context("cannot find the running xtask")?);
+                demo.arg("demo");
+                vec![demo]
+            }
             Self::Kernels => {
                 let mut kernels = Command::new(env::current_exe().context("cannot find the running xtask")?);
                 kernels.args(["vm", "--timeout", "2400", "--"]).args(filters);
@@ -118,7 +126,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
     let stages: Vec<Stage> = Stage::value_variants().iter().copied().filter(chosen).collect();
-    if stages.iter().any(|stage| matches!(stage, Stage::Unit | Stage::Loaded | Stage::Kernels)) {
+    if stages.iter().any(|stage| matches!(stage, Stage::Unit | Stage::Loaded | Stage::Demo | Stage::Kernels)) {
         setup::check_machine()?;
     }
     let ready = setup::ensure()?;

@@ -23,7 +23,7 @@ pub fn require() -> Result<()> {
     let Some(what) = lacking else { return Ok(()) };
     let release = nix::sys::utsname::uname()
         .map_or_else(|_| "of this machine".to_owned(), |name| name.release().to_string_lossy().into_owned());
-    bail!("the kernel ({release}) has no {what}, which forwarder needs; Linux 5.15 or newer has it");
+    bail!("the kernel ({release}) has no {what}, which forwarder needs; Linux 6.1 or newer has it");
 }
 
 fn lacking() -> Result<Option<&'static str>> {
@@ -41,6 +41,7 @@ fn lacking() -> Result<Option<&'static str>> {
     let classifier = ProgramType::SchedClassifier;
     for (helper, name) in [
         (BpfHelper::BPF_FUNC_timer_init, "BPF timers"),
+        (BpfHelper::BPF_FUNC_loop, "bpf_loop"),
         (BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh"),
         (BpfHelper::BPF_FUNC_fib_lookup, "bpf_fib_lookup"),
     ] {

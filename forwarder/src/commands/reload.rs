@@ -12,7 +12,7 @@ use super::{Instance, describe_rules, guard, print_warnings, read_config, requir
 use crate::{
     bpf::{self, tables::Tables},
     cli::Reload,
-    config::{Compiled, Config},
+    config::{Compiled, Config, LogLevel, Mode},
     machine::{netlink::Netlink, sockets},
     reconcile::{self, Changes},
     state::StateFile,
@@ -46,7 +46,12 @@ pub async fn run(pins: &Path, options: &Reload, out: &mut dyn Write) -> Result<(
 fn keep_what_load_decided(config: &mut Config, instance: &Instance) {
     let running = &instance.state.config;
     let differs = !config.interfaces.is_empty() && config.interfaces != running.interfaces;
-    for (what, differs) in [("interfaces", differs), ("limits", config.limits != running.limits)] {
+    // What the file leaves out was perhaps said on the command line of `load`.
+    let mode = config.mode != Mode::default() && config.mode != running.mode;
+    let log = config.log != LogLevel::default() && config.log != running.log;
+    for (what, differs) in
+        [("interfaces", differs), ("mode", mode), ("log level", log), ("limits", config.limits != running.limits)]
+    {
         if differs {
             eprintln!(
                 "warning: {what} of the configuration differ from what was loaded; unload and load to change them"
