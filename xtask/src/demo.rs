@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Remove what earlier runs with --keep left
     #[arg(long, conflicts_with = "keep")]
     remove: bool,
+    /// Build without optimisation, which is quicker; the BPF programs are the same
+    #[arg(long)]
+    debug: bool,
 }
 
 /// One page to fetch, and whom home must see.
@@ -59,7 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     show::step(1, "Set up and build");
     setup::ensure()?;
-    let binary = build()?;
+    let binary = build(options.debug)?;
 
     show::step(2, "Make a lab: three hosts (network namespaces); this machine's own network is not touched");
     let net = Topology::two_armed(LAB, Offloads::Native)?;
@@ -100,11 +103,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-fn build() -> Result<PathBuf> {
+fn build(debug: bool) -> Result<PathBuf> {
+    let (profile, folder) = if debug { ("dev", "debug") } else { ("release", "release") };
     let step = Step::begin("Build forwarder");
-    step.run(workspace::cargo().args(["build", "--release", "--package", "forwarder"]))?;
+    step.run(workspace::cargo().args(["build", "--profile", profile, "--package", "forwarder"]))?;
     step.done();
-    Ok(workspace::target_dir().join("release/forwarder"))
+    Ok(workspace::target_dir().join(folder).join("forwarder"))
 }
 
 fn start_web_server(home: &Host) -> Result<Spawned> {

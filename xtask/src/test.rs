@@ -104,7 +104,8 @@ impl Stage {
             }
             Self::Demo => {
                 let mut demo = Command::new(env::current_exe().context("cannot find the running xtask")?);
-                demo.arg("demo");
+                // What the other stages have built already.
+                demo.args(["demo", "--debug"]);
                 vec![demo]
             }
             Self::Kernels => {
