@@ -39,6 +39,7 @@ mod changes;
 mod config;
 mod flows;
 mod forwarder;
+mod links;
 mod listens;
 mod next_hop;
 mod setting;
