@@ -13,6 +13,8 @@ pub trait Address: Copy + Eq + Default {
     /// The address with every bit outside `mask` cleared; `mask` is applied to each 32-bit word.
     #[must_use]
     fn masked(self, mask: u32) -> Self;
+    /// Whether both addresses have the same bits wherever `mask` has ones.
+    fn shares(self, mask: Self, other: Self) -> bool;
 }
 
 /// An IPv4 address: four bytes in network order as one native word.
@@ -56,6 +58,10 @@ impl Address for V4 {
     fn masked(self, mask: u32) -> Self {
         self & mask
     }
+    #[inline(always)]
+    fn shares(self, mask: Self, other: Self) -> bool {
+        (self ^ other) & mask == 0
+    }
 }
 
 impl Address for V6 {
@@ -83,5 +89,10 @@ impl Address for V6 {
     fn masked(self, mask: u32) -> Self {
         let [a, b, c, d] = self;
         [a & mask, b & mask, c & mask, d & mask]
+    }
+    #[inline(always)]
+    fn shares(self, mask: Self, other: Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h], [k, l, m, n]) = (self, other, mask);
+        ((a ^ e) & k) | ((b ^ f) & l) | ((c ^ g) & m) | ((d ^ h) & n) == 0
     }
 }

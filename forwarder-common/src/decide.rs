@@ -103,6 +103,19 @@ pub fn admits<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, client: A) -
     false
 }
 
+/// Whether a rule that shows its backend the clients' addresses cannot do so for this client: the backend would answer
+/// it directly, past us, and the client not know what that answers (RFC 4787 section 6).
+#[inline(always)]
+pub fn is_hairpin<A: Address>(rule: &Rule<A>, client: A) -> bool {
+    rule.flags & rule_flags::HAIRPIN != 0 && client.shares(rule.mask, rule.to)
+}
+
+/// Whether the backend sees an address of ours instead of this client's.
+#[inline(always)]
+pub fn hides<A: Address>(rule: &Rule<A>, client: A) -> bool {
+    rule.flags & rule_flags::REWRITE_SOURCE != 0 || is_hairpin(rule, client)
+}
+
 /// Adds in host order to a port in network order, wrapping.
 #[inline(always)]
 const fn shifted(port: u16, by: u16) -> u16 {

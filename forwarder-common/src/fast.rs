@@ -4,7 +4,7 @@ use crate::{
     abi::{NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
-    decide::{Decision, admits, backend_rule, is_own, listen_rule, stateless_forward, stateless_reply},
+    decide::{Decision, admits, backend_rule, is_hairpin, is_own, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
     packet::Packet,
     parse::{Family, Parsed},
@@ -67,6 +67,9 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
         }
         if !admits(tables, rule, parsed.key.src) {
             return Err(Outcome::DropNotAllowed);
+        }
+        if is_hairpin(rule, parsed.key.src) {
+            return Err(Outcome::ToTc);
         }
         return Ok((stateless_forward(rule, parsed), None));
     }

@@ -3,7 +3,7 @@
 use crate::{
     abi::{Flow, Rule, Side, elapsed, rule_flags, setting_flags},
     address::Address,
-    decide::{admits, backend_rule, is_own, listen_rule},
+    decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_rule},
     flow_state::FlowState,
     parse::Parsed,
     tables::{FlowEntry, NotInserted, Tables},
@@ -31,7 +31,7 @@ impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
         match self {
             Self::Established(entry) | Self::Embryonic(entry) => entry.get().rewrite.src,
             Self::Reply(rule) => rule.listen,
-            Self::New(rule) if rule.flags & rule_flags::REWRITE_SOURCE != 0 => rule.source,
+            Self::New(rule) if hides(rule, parsed.key.src) => rule.source,
             Self::Forward(_) | Self::New(_) => parsed.key.src,
         }
     }
@@ -53,7 +53,7 @@ pub(crate) fn find<'t, A: Address, T: Tables<A>>(
     parsed: &Parsed<A>,
 ) -> Result<Found<'t, A, T::Entry>, Outcome> {
     let settings = tables.settings();
-    if settings.flags & setting_flags::FLOWS != 0
+    if settings.flags & (setting_flags::FLOWS | setting_flags::HAIRPIN) != 0
         && let Some(found) = find_flow(tables, parsed)
     {
         return Ok(found);
@@ -65,7 +65,8 @@ pub(crate) fn find<'t, A: Address, T: Tables<A>>(
         if !lets_in(tables, rule, parsed) {
             return Err(Outcome::DropNotAllowed);
         }
-        return Ok(if rule.flags & rule_flags::STATELESS != 0 { Found::Forward(rule) } else { Found::New(rule) });
+        let stateless = rule.flags & rule_flags::STATELESS != 0 && !is_hairpin(rule, parsed.key.src);
+        return Ok(if stateless { Found::Forward(rule) } else { Found::New(rule) });
     }
     match rule_of(tables, parsed, Side::Backend) {
         Some(rule) => Ok(Found::Reply(rule)),

@@ -1,10 +1,10 @@
 //! Begins a flow: chooses the source port that the backend will see and enters both directions.
 
 use crate::{
-    abi::{Direction, Flow, PortRange, Rule, elapsed, rule_flags},
+    abi::{Direction, Flow, PortRange, Rule, elapsed},
     address::Address,
     checksum::Delta,
-    decide::backend_port,
+    decide::{backend_port, hides},
     flow_state::FlowState,
     parse::{Parsed, Transport},
     tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
@@ -36,7 +36,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     if !begins(parsed.transport) {
         return Err(Outcome::Stray);
     }
-    let ours = rule.flags & rule_flags::REWRITE_SOURCE != 0;
+    let ours = hides(rule, parsed.key.src);
     let src = if ours { rule.source } else { parsed.key.src };
     // Field by field: there is no stack for a whole flow in between.
     draft.flow.rewrite.src = src;

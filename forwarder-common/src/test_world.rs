@@ -140,7 +140,7 @@ impl<F: TestFamily> World<F> {
             // Not the slot, so that a test sees when the wrong one is counted.
             counter: slot + 100,
             allow: 0,
-            zero: 0,
+            mask: F::Address::default(),
         };
         self.tables.rules.insert(slot, rule);
         slot

@@ -68,6 +68,9 @@ pub struct RuleState {
     pub to: String,
     /// What the backend sees.
     pub source: String,
+    /// Where the backend sees the clients: those that it cannot see, for it would answer them directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hairpin: Option<HairpinState>,
     /// Its clients; empty for everyone.
     pub allow: Vec<String>,
     /// Whether it keeps no flows.
@@ -75,6 +78,23 @@ pub struct RuleState {
     /// Why it has to keep flows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not_stateless: Option<String>,
+}
+
+impl RuleState {
+    /// What the backend sees, in words: "preserve", and below it whom it sees as one of our addresses.
+    pub fn describe_source(&self) -> String {
+        let hairpin = |hairpin: &HairpinState| format!("{}\n{}: {}", self.source, hairpin.clients, hairpin.source);
+        self.hairpin.as_ref().map_or_else(|| self.source.clone(), hairpin)
+    }
+}
+
+/// [`crate::config::Hairpin`] as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HairpinState {
+    /// A prefix.
+    pub clients: String,
+    /// The address of ours that the backend sees in place of theirs.
+    pub source: String,
 }
 
 /// An interface that programs hang on.

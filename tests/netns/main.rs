@@ -39,6 +39,7 @@ mod changes;
 mod config;
 mod flows;
 mod forwarder;
+mod hairpin;
 mod links;
 mod listens;
 mod next_hop;

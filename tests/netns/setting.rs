@@ -40,6 +40,12 @@ impl Setting {
             Mode::Tc => Offloads::Default,
         };
         let net = Topology::new(name, self.shape, offloads).unwrap();
+        self.give_addresses(&net);
+        net
+    }
+
+    /// Gives the forwarder the addresses of [`public_address`] and [`fixed_source`].
+    pub(crate) fn give_addresses(self, net: &Topology) {
         let (prefix4, prefix6) = public_prefixes(self.shape);
         for source in Source::ALL {
             let last = source.last_byte();
@@ -49,10 +55,9 @@ impl Setting {
         let inner = *net.interfaces().last().unwrap();
         for family in Family::ALL {
             let length = if family == Family::V4 { 24 } else { 64 };
-            let address = format!("{}/{length}", fixed_source(&net, family));
+            let address = format!("{}/{length}", fixed_source(net, family));
             net.forwarder.further_address(inner, &address).unwrap();
         }
-        net
     }
 
     /// The word for `--mode`.

@@ -21,7 +21,7 @@ pub use rule::{Rule, rule_flags};
 pub use settings::{PortRange, Settings, Timeouts, setting_flags};
 
 /// The version of all layouts and of their meaning; stored in [`Settings::version`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Time as the maps keep it: monotonic since boot, in units of 2^20 ns (1.048576 ms), wrapping after 52 days.
 ///

@@ -13,8 +13,11 @@ pub struct Rule<A> {
     pub listen: A,
     /// The backend's address; network order.
     pub to: A,
-    /// With [`rule_flags::REWRITE_SOURCE`]: the address of ours that the backend sees; network order. Else zero.
+    /// With [`rule_flags::REWRITE_SOURCE`] or [`rule_flags::HAIRPIN`]: the address of ours that the backend sees;
+    /// network order. Else zero.
     pub source: A,
+    /// With [`rule_flags::HAIRPIN`]: ones where the addresses of the backend's network are the same as `to`. Else zero.
+    pub mask: A,
     /// Checksum delta of `listen` → `to` ([`crate::checksum::Delta`]).
     pub to_delta: u16,
     /// Added to a listen port (host order, wrapping) to get the backend's port.
@@ -25,11 +28,9 @@ pub struct Rule<A> {
     pub counter: u32,
     /// With [`rule_flags::ALLOW`]: the list of allowed clients. Else 0.
     pub allow: u32,
-    /// Always 0: keeps the IPv4 rule at half a cache line.
-    pub zero: u32,
 }
-layout!(Rule<V4>, 32, [V4, V4, V4, u16, u16, u32, u32, u32, u32]);
-layout!(Rule<V6>, 68, [V6, V6, V6, u16, u16, u32, u32, u32, u32]);
+layout!(Rule<V4>, 32, [V4, V4, V4, V4, u16, u16, u32, u32, u32]);
+layout!(Rule<V6>, 80, [V6, V6, V6, V6, u16, u16, u32, u32, u32]);
 
 /// Bits of [`Rule::flags`].
 pub mod rule_flags {
@@ -41,4 +42,7 @@ pub mod rule_flags {
     pub const ALLOW: u32 = 1 << 2;
     /// The rule names more than one port: what a connected socket of this machine would take is not forwarded.
     pub const SPARES_SOCKETS: u32 = 1 << 3;
+    /// The backend sees the client's address, save those of its own network ([`super::Rule::mask`]), itself included:
+    /// to them it would answer directly, past us. For them it sees [`super::Rule::source`], and a flow is kept.
+    pub const HAIRPIN: u32 = 1 << 4;
 }

@@ -66,4 +66,6 @@ pub mod setting_flags {
     pub const ROUTE_BY_SOURCE: u32 = 1 << 3;
     /// Some rule is stateless: replies are looked up by their source.
     pub const STATELESS: u32 = 1 << 4;
+    /// Some stateless rule keeps flows for clients in its backend's network: TC looks flows up, XDP leaves them to it.
+    pub const HAIRPIN: u32 = 1 << 5;
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic in a test is a failed test")]
 
+mod hairpin;
 mod life;
 mod sharing;
 

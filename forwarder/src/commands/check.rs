@@ -26,8 +26,9 @@ pub async fn run(options: &Check, out: &mut dyn Write) -> Result<()> {
     }
     let mut rules = table::table(["RULE", "LISTEN", "TO", "SOURCE", "STATELESS"]);
     for rule in describe_rules(&config, &compiled) {
+        let source = rule.describe_source();
         let stateless = rule.why_not_stateless.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
-        rules.add_row([rule.name, rule.listen.join("\n"), rule.to, rule.source, stateless]);
+        rules.add_row([rule.name, rule.listen.join("\n"), rule.to, source, stateless]);
     }
     if !rules.is_empty() {
         write!(out, "{}", table::text(&rules))?;

@@ -34,7 +34,7 @@ fn describe(rules: &[RuleState]) -> String {
             rule.listen.join("\n"),
             all(&rule.protocol, "default"),
             rule.to.clone(),
-            rule.source.clone(),
+            rule.describe_source(),
             all(&rule.allow, "everyone"),
             stateless,
         ]);

@@ -195,6 +195,10 @@ pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Ve
             source: forward.source.value.to_string(),
             allow: forward.allow.iter().map(|prefix| prefix.value.to_string()).collect(),
             stateless: summary.stateless.is_ok(),
+            hairpin: summary.hairpin.map(|hairpin| crate::state::HairpinState {
+                clients: hairpin.clients.to_string(),
+                source: hairpin.source.to_string(),
+            }),
             why_not_stateless: summary.stateless.clone().err(),
         })
         .collect()

@@ -13,6 +13,8 @@ use forwarder_common::{
     checksum::Delta,
 };
 
+use ipnet::IpNet;
+
 use super::{
     Config,
     blocks::{self, Extent},
@@ -107,6 +109,29 @@ pub struct RuleSummary {
     pub stateless: Result<(), String>,
     /// The listens as they are on this machine: interface names resolved.
     pub listens: Vec<Listen>,
+    /// Where the client's address is preserved: for whom it cannot be.
+    pub hairpin: Option<Hairpin>,
+}
+
+/// The clients in the backend's own network, itself included, as this machine knows that network. The backend would
+/// answer them directly, so it sees an address of ours in place of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hairpin {
+    /// The network; the backend alone if no interface of this machine is in its network.
+    pub clients: IpNet,
+    /// The address of ours.
+    pub source: IpAddr,
+}
+
+impl Hairpin {
+    /// Of a rule that preserves the client's address; none if there is no route to its backend.
+    fn of(forward: &Forward, machine: &Machine) -> Option<Self> {
+        let backend = forward.to.address;
+        let source = *machine.sources.get(&backend).filter(|_| forward.source.value == Source::Preserve)?;
+        let addresses = machine.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let network = addresses.filter(|network| network.contains(&backend)).max_by_key(|network| network.prefix_len());
+        Some(Self { clients: network.map_or_else(|| backend.into(), IpNet::trunc), source })
+    }
 }
 
 /// How many listens of each family there are: what fills the rule tables.
@@ -144,6 +169,7 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
             name: Arc::from(forward.name.value.as_str()),
             stateless,
             listens: Vec::new(),
+            hairpin: Hairpin::of(forward, machine),
         })
         .collect();
     let (mut v4, mut v6) = (Builder::<V4>::default(), Builder::<V6>::default());
@@ -204,16 +230,20 @@ impl<A: Family> Builder<A> {
         let to_first = entry.forward.to.ports.map_or(first, |ports| ports.first);
         let port_shift = to_first.wrapping_sub(first);
         let source = source(entry).and_then(A::of);
+        let hairpin = entry.summary.hairpin;
+        let mask = hairpin.and_then(|hairpin| A::of(hairpin.clients.netmask()));
         let stateless = entry.summary.stateless.is_ok();
         let flag = |condition: bool, flag: u32| if condition { flag } else { 0 };
         let body = Rule {
             listen,
             to,
-            source: source.unwrap_or_default(),
+            source: source.or_else(|| A::of(hairpin?.source)).unwrap_or_default(),
+            mask: mask.unwrap_or_default(),
             to_delta: Delta::address(listen, to).0,
             port_shift,
             flags: flag(stateless, rule_flags::STATELESS)
                 | flag(source.is_some(), rule_flags::REWRITE_SOURCE)
+                | flag(mask.is_some(), rule_flags::HAIRPIN)
                 | flag(allow.is_some(), rule_flags::ALLOW)
                 | flag(entry.ports.is_none_or(|ports| ports.first != ports.last), rule_flags::SPARES_SOCKETS),
             ..Rule::default()
@@ -273,7 +303,7 @@ fn allow_list<A: Family>(forward: &Forward) -> AllowList<A> {
     if forward.allow.is_empty() {
         return None;
     }
-    let prefix = |net: &Placed<ipnet::IpNet>| Some((A::of(net.addr())?, net.prefix_len()));
+    let prefix = |net: &Placed<IpNet>| Some((A::of(net.addr())?, net.prefix_len()));
     let mut list: Vec<(A, u8)> = forward.allow.iter().filter_map(prefix).collect();
     list.sort_unstable();
     list.dedup();
@@ -316,9 +346,13 @@ fn settings(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &Fami
     fn any<A>(tables: &FamilyTables<A>, stateless: bool) -> bool {
         tables.rules.iter().any(|rule| (rule.body.flags & rule_flags::STATELESS != 0) == stateless)
     }
+    fn hairpin<A>(tables: &FamilyTables<A>) -> bool {
+        tables.rules.iter().any(|rule| rule.body.flags & rule_flags::HAIRPIN != 0)
+    }
     let flags = [
         (any(v4, false) || any(v6, false), setting_flags::FLOWS),
         (any(v4, true) || any(v6, true), setting_flags::STATELESS),
+        (hairpin(v4) || hairpin(v6), setting_flags::HAIRPIN),
         (!v4.ranges.is_empty(), setting_flags::RANGES_V4),
         (!v6.ranges.is_empty(), setting_flags::RANGES_V6),
         (machine.source_rules, setting_flags::ROUTE_BY_SOURCE),

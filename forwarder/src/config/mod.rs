@@ -22,7 +22,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use compile::{Compiled, FamilyTables, LogicalRule, RuleSummary, SettingsPart, Sizes};
+pub use compile::{Compiled, FamilyTables, Hairpin, LogicalRule, RuleSummary, SettingsPart, Sizes};
 pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity};
 pub use family::Family;
 pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
@@ -64,7 +64,7 @@ impl Config {
     pub fn backends(&self) -> BTreeSet<IpAddr> {
         self.forwards
             .iter()
-            .filter(|forward| *forward.source == Source::Masquerade)
+            .filter(|forward| !matches!(forward.source.value, Source::Address(_)))
             .map(|forward| forward.to.address)
             .collect()
     }
@@ -133,9 +133,10 @@ impl Draft {
 
     /// As [`Config::backends`], of the rules that could be read.
     pub fn backends(&self) -> BTreeSet<IpAddr> {
-        let masquerading = |part: &&Part| part.source.as_ref().is_some_and(|source| **source == Source::Masquerade);
+        let own_source =
+            |part: &&Part| part.source.as_ref().is_some_and(|source| !matches!(source.value, Source::Address(_)));
         let backend = |part: &Part| part.to.as_ref().map(|to| to.address);
-        self.parts.iter().filter(masquerading).filter_map(backend).collect()
+        self.parts.iter().filter(own_source).filter_map(backend).collect()
     }
 
     /// The configuration, checked without a machine.

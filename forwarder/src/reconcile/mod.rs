@@ -246,8 +246,8 @@ fn operations(
 ) -> Vec<Operation> {
     let mut operations = Vec::new();
     let generation = running.generation;
-    // Flows of rules that are gone live on, and are looked up only with this flag.
-    let last = desired.settings.flags | (running.settings.flags & setting_flags::FLOWS);
+    // Flows of rules that are gone live on, and are looked up only with these flags.
+    let last = desired.settings.flags | (running.settings.flags & (setting_flags::FLOWS | setting_flags::HAIRPIN));
     let both = running.settings.flags | last;
     let with_flags = |part: SettingsPart, flags: u32| SettingsPart { flags, ..part };
     let no_switch = v4.announce.is_empty() && v6.announce.is_empty() && generation > 0;

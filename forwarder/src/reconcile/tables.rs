@@ -24,10 +24,14 @@ pub(super) struct TablePlan<A> {
 }
 
 /// The fields of a rule, to look it up by.
-type Content<A> = (A, A, A, (u16, u16), u32, u32, u32);
+type Content<A> = ([A; 4], [u16; 2], [u32; 3]);
 
 const fn content<A: Copy>(rule: &Rule<A>) -> Content<A> {
-    (rule.listen, rule.to, rule.source, (rule.to_delta, rule.port_shift), rule.flags, rule.counter, rule.allow)
+    (
+        [rule.listen, rule.to, rule.source, rule.mask],
+        [rule.to_delta, rule.port_shift],
+        [rule.flags, rule.counter, rule.allow],
+    )
 }
 
 /// The slots that packets may read now, each with its rule.

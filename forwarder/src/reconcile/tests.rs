@@ -113,9 +113,9 @@ fn the_flows_of_removed_rules_are_still_looked_up() {
     maps.reload(&file(WEB));
     maps.reload(&file(DNS));
     let flags = maps.running().settings.flags;
-    assert_eq!(flags, setting_flags::FLOWS | setting_flags::STATELESS);
+    assert_eq!(flags, setting_flags::FLOWS | setting_flags::STATELESS | setting_flags::HAIRPIN);
     maps.reload(&file(""));
-    assert_eq!(maps.running().settings.flags, setting_flags::FLOWS);
+    assert_eq!(maps.running().settings.flags, setting_flags::FLOWS | setting_flags::HAIRPIN);
     assert!(maps.running().v4.endpoints.is_empty());
 }
 

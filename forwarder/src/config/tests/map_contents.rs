@@ -148,14 +148,59 @@ fn a_rules_body() {
 
     let whole = rule(&[("listen", "\"198.51.100.1\""), ("to", "\"10.8.0.2\""), ("source", "\"preserve\"")]);
     let whole = compiled(&whole).v4.rules[0].body;
-    assert_eq!((whole.source, whole.port_shift), (0, 0));
-    assert_eq!(whole.flags, rule_flags::STATELESS | rule_flags::SPARES_SOCKETS);
+    assert_eq!((whole.source, whole.mask, whole.port_shift), (v4("10.8.0.1"), v4("255.255.255.0"), 0));
+    assert_eq!(whole.flags, rule_flags::STATELESS | rule_flags::SPARES_SOCKETS | rule_flags::HAIRPIN);
 
     let six = compiled(&rule(&[("listen", "\"[2001:db8::7]:80\""), ("to", "\"[2001:db8:1::2]:80\"")]));
     assert!(six.v4.rules.is_empty());
     let body = six.v6.rules[0].body;
     assert_eq!(body.source, <V6 as Family>::of("2001:db8::7".parse().unwrap()).unwrap());
     assert_eq!(body.listen.ip().to_string(), "2001:db8::7");
+}
+
+#[test]
+fn clients_of_the_backends_network_are_hidden_where_it_sees_clients() {
+    // source, backend; the clients it does not see, and what it sees instead
+    let table = [
+        ("preserve", "10.8.0.2:80", Some(("10.8.0.0/24", "10.8.0.1"))),
+        ("preserve", "203.0.113.129:80", Some(("203.0.113.0/24", "10.8.0.1"))),
+        // Behind a router: only the backend itself.
+        ("preserve", "10.9.0.2:80", Some(("10.9.0.2/32", "10.8.0.1"))),
+        ("preserve", "[2001:db8::9]:80", Some(("2001:db8::/64", "2001:db8::7"))),
+        ("preserve", "[2001:db8:1::2]:80", Some(("2001:db8:1::2/128", "2001:db8::7"))),
+        // No route there.
+        ("preserve", "10.99.0.1:80", None),
+        // It sees none of the clients anyway.
+        ("masquerade", "10.8.0.2:80", None),
+        ("203.0.113.8", "10.8.0.2:80", None),
+    ];
+    for (source, to, expected) in table {
+        let v6 = to.starts_with('[');
+        let (source, to) = (format!("{source:?}"), format!("{to:?}"));
+        let listen = if v6 { "\"[2001:db8::7]:80\"" } else { "\"203.0.113.7:80\"" };
+        for more in [&[][..], &[("stateless", "false")]] {
+            let text = rule(&[&[("source", &*source), ("to", &*to), ("listen", listen)], more].concat());
+            let compiled = compiled(&text);
+            let expected = expected.map(|(clients, source)| Hairpin {
+                clients: clients.parse().unwrap(),
+                source: source.parse().unwrap(),
+            });
+            assert_eq!(compiled.rules[0].hairpin, expected, "{text}");
+            let (flags, mask, source) = if v6 {
+                let body = compiled.v6.rules[0].body;
+                (body.flags, body.mask.ip(), body.source.ip())
+            } else {
+                let body = compiled.v4.rules[0].body;
+                (body.flags, body.mask.ip(), body.source.ip())
+            };
+            assert_eq!(flags & rule_flags::HAIRPIN != 0, expected.is_some(), "{text}");
+            if let Some(hairpin) = expected {
+                assert_eq!((mask, source), (hairpin.clients.netmask(), hairpin.source), "{text}");
+            } else {
+                assert!(mask.is_unspecified(), "{text}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -171,13 +216,14 @@ fn the_range_key_of_a_block_matches_what_packets_look_up() {
 
 #[test]
 fn flags_say_what_has_to_be_looked_up() {
-    use setting_flags::{FLOWS, RANGES_V4, RANGES_V6, ROUTE_BY_SOURCE, STATELESS};
+    use setting_flags::{FLOWS, HAIRPIN, RANGES_V4, RANGES_V6, ROUTE_BY_SOURCE, STATELESS};
     let range = |source, listen, to| rule(&[("listen", listen), ("to", to), ("source", source)]);
     let table = [
         (String::new(), 0),
         (rule(&[]), FLOWS),
-        (rule(&[("source", "\"preserve\"")]), STATELESS),
-        (range("\"preserve\"", "\"203.0.113.7:80-90\"", "\"10.8.0.2\""), STATELESS | RANGES_V4),
+        (rule(&[("source", "\"preserve\"")]), STATELESS | HAIRPIN),
+        (rule(&[("source", "\"preserve\""), ("to", "\"10.99.0.1\"")]), STATELESS),
+        (range("\"preserve\"", "\"203.0.113.7:80-90\"", "\"10.8.0.2\""), STATELESS | HAIRPIN | RANGES_V4),
         (range("\"masquerade\"", "\"[2001:db8::7]:80-90\"", "\"2001:db8:1::2\""), FLOWS | RANGES_V6),
     ];
     for (text, expected) in table {

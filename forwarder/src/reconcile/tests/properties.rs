@@ -114,7 +114,7 @@ fn compiled(seeds: &[RuleSeed]) -> Compiled {
     let v4 = tables(seeds);
     let v6 = FamilyTables { rules: Vec::new(), endpoints: BTreeMap::new(), ranges: BTreeMap::new() };
     let names: BTreeSet<_> = v4.rules.iter().map(|rule| Arc::clone(&rule.name)).collect();
-    let summary = |name| RuleSummary { name, stateless: Ok(()), listens: Vec::new() };
+    let summary = |name| RuleSummary { name, stateless: Ok(()), listens: Vec::new(), hairpin: None };
     let timeouts: Timeouts = bytemuck::Zeroable::zeroed();
     let part = SettingsPart {
         flags: if v4.ranges.is_empty() { 0 } else { setting_flags::RANGES_V4 },
