@@ -133,12 +133,48 @@ fn commit<A: Address, T: Tables<A>>(
             draft.decision = Decision::of_flow(&entry.get());
             entry.seen(tables.now(), parsed.length);
             let state = next_state(parsed, &entry.get());
-            if state as u8 != entry.get().state {
+            if entry.get().direction() == Direction::Reply && parsed.transport.flags() & tcp::SYN != 0 {
+                await_acknowledgment(tables, parsed, *entry, draft);
+            }
+            let proven = state != FlowState::Established || acknowledges(parsed, &entry.get());
+            if state as u8 != entry.get().state && proven {
                 advance(tables, parsed, *entry, state, draft);
             }
         }
     }
     Ok(())
+}
+
+/// How far a client's first acknowledgment may be ahead of the backend's SYN-ACK, for what the backend sent at once.
+const MOST_AHEAD: u32 = 1 << 20;
+
+/// Whether a client's packet shows that it saw the backend's SYN-ACK: a flood with forged sources cannot guess the number
+/// (RFC 6528), and so never reaches the protected table.
+#[inline(always)]
+const fn acknowledges<A: Copy>(parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
+    match parsed.transport {
+        Transport::Tcp { flags, acknowledgment, .. } => {
+            // 0: nobody saw how the connection began.
+            let known = flow.sweep_slot != 0;
+            flags & tcp::ACK != 0 && (!known || acknowledgment.wrapping_sub(flow.sweep_slot) < MOST_AHEAD)
+        }
+        _ => true,
+    }
+}
+
+/// Notes at the client's entry what acknowledges this SYN of the backend. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn await_acknowledgment<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    entry: T::Entry,
+    draft: &mut Draft<A>,
+) {
+    let Transport::Tcp { sequence, .. } = parsed.transport else { return };
+    entry.get().write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+    if let Some(client) = tables.embryonic(&draft.peer_key) {
+        client.await_acknowledgment(sequence.wrapping_add(1));
+    }
 }
 
 /// What a stateless rule says of a packet in this direction. Not inlined: a stack frame of its own.

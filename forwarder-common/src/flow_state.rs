@@ -8,6 +8,8 @@
 //!      └──────────────────── a client's SYN reopens what is Closed or Reset ────┘
 //! ```
 //!
+//! A SYN-ACK of the backend opens what is half closed again: the client forgot the connection and uses its port anew.
+//!
 //! Only `Established` is protected from a flood and handled by XDP; it takes three packets and both sides, so a
 //! spoofed source never gets there unless it guesses what was answered.
 
@@ -97,6 +99,8 @@ impl FlowState {
                 // Port reuse after the end (RFC 9293 section 3.6.1 lets a SYN reopen a TIME-WAIT connection).
                 (Self::Closed | Self::Reset | Self::ClientGoesOn | Self::BackendGoesOn, true) => Self::Opening,
                 (Self::Opening, false) => Self::Answered,
+                // A new connection on the ports of one that never ended properly: the backend's word for it counts.
+                (Self::ClientClosed | Self::BackendClosed, false) if flags & tcp::ACK != 0 => Self::Answered,
                 (state, _) => state,
             };
         }

@@ -74,7 +74,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
 #[inline(always)]
 const fn begins(transport: Transport) -> bool {
     match transport {
-        Transport::Tcp { flags } => flags & tcp::RST == 0 && (flags & tcp::SYN == 0 || flags & tcp::ACK == 0),
+        Transport::Tcp { flags, .. } => flags & tcp::RST == 0 && (flags & tcp::SYN == 0 || flags & tcp::ACK == 0),
         Transport::EchoReply => false,
         _ => true,
     }

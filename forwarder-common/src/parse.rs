@@ -15,10 +15,14 @@ use crate::{
 /// What stands after the network header, as far as forwarding cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP with these flags.
+    /// TCP with these fields.
     Tcp {
         /// The flags byte.
         flags: u8,
+        /// The sequence number; host order.
+        sequence: u32,
+        /// The acknowledgment number, meaningful with the ACK flag; host order.
+        acknowledgment: u32,
     },
     /// UDP, and what looks like it: UDP-Lite (RFC 3828), DCCP (RFC 4340).
     Udp,
@@ -37,7 +41,7 @@ impl Transport {
     #[inline(always)]
     pub const fn flags(self) -> u8 {
         match self {
-            Self::Tcp { flags } => flags,
+            Self::Tcp { flags, .. } => flags,
             _ => 0,
         }
     }
@@ -133,9 +137,15 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
     }
     match protocol {
         protocol::TCP => {
-            let [s0, s1, d0, d1, ..] = packet.read::<{ tcp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            let [flags] = packet.read(offset + tcp::FLAGS).ok_or(Outcome::Malformed)?;
-            Ok((Transport::Tcp { flags }, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+            let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, _, flags, ..] =
+                packet.read::<{ tcp::LEN }>(offset).ok_or(Outcome::Malformed)?;
+            let sequence = u32::from_be_bytes([q0, q1, q2, q3]);
+            let acknowledgment = u32::from_be_bytes([a0, a1, a2, a3]);
+            Ok((
+                Transport::Tcp { flags, sequence, acknowledgment },
+                u16::from_ne_bytes([s0, s1]),
+                u16::from_ne_bytes([d0, d1]),
+            ))
         }
         // All three have ports first and a checksum over them and the addresses at the same place.
         protocol::UDP | protocol::UDP_LITE | protocol::DCCP => {

@@ -17,6 +17,8 @@ pub trait FlowEntry<A>: Copy {
     fn seen(self, now: Ticks, bytes: u32);
     /// The flow has come to another state.
     fn set_state(self, state: FlowState);
+    /// What the client of a new TCP flow has to acknowledge: [`Flow::sweep_slot`].
+    fn await_acknowledgment(self, acknowledgment: u32);
 }
 
 /// The kernel's routing for one destination, ready for use.

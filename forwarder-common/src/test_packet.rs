@@ -125,7 +125,8 @@ impl TestPacket {
         let mut bytes = match self.body {
             Body::Tcp(flags) => {
                 let mut tcp = ports;
-                tcp.extend([1, 2, 3, 4, 5, 6, 7, 8, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+                // Each end's first sequence number is 0x01020304, and both acknowledge it.
+                tcp.extend([1, 2, 3, 4, 1, 2, 3, 5, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
                 tcp
             }
             Body::Udp | Body::UdpUnsummed => {

@@ -102,6 +102,12 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
         // SAFETY: as above; a single byte.
         unsafe { (*self.0).state = state as u8 };
     }
+
+    #[inline(always)]
+    fn await_acknowledgment(self, acknowledgment: u32) {
+        // SAFETY: as above; a single word.
+        unsafe { (*self.0).sweep_slot = acknowledgment };
+    }
 }
 
 /// What `bpf_loop` calls. Returns 1 to stop.

@@ -70,7 +70,8 @@ pub struct Flow<A> {
     pub direction: u8,
     /// Always 0.
     pub zero: u16,
-    /// Where the sweeper finds an established flow; 0 while embryonic.
+    /// Where the sweeper finds an established flow. While embryonic, in the client's direction of a TCP flow: the
+    /// acknowledgment number (host order) that shows that the client has seen the backend's SYN-ACK; else 0.
     pub sweep_slot: u32,
     /// Packets of this direction.
     pub packets: u64,

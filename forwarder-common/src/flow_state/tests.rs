@@ -35,6 +35,11 @@ fn every_transition() {
         (Closed, Forward, FIN | ACK, Closed),
         (Closed, Forward, SYN, Opening),
         (Closed, Reply, SYN, Closed),
+        // A client that came back on the same port before its last connection was over.
+        (BackendClosed, Forward, SYN, BackendClosed),
+        (BackendClosed, Reply, SYN | ACK, Answered),
+        (ClientClosed, Reply, SYN | ACK, Answered),
+        (Closed, Reply, SYN | ACK, Closed), // a late copy
         (Reset, Forward, SYN, Opening),
         (Reset, Forward, ACK, ClientGoesOn),
         (Reset, Reply, ACK, BackendGoesOn),

@@ -214,6 +214,12 @@ impl<A: MemoryAddress> FlowEntry<A> for &'static Cell<Flow<A>> {
         flow.state = state as u8;
         self.set(flow);
     }
+
+    fn await_acknowledgment(self, acknowledgment: u32) {
+        let mut flow = Cell::get(self);
+        flow.sweep_slot = acknowledgment;
+        self.set(flow);
+    }
 }
 
 impl<A: MemoryAddress> Tables<A> for Memory<A> {

@@ -4,6 +4,7 @@ use super::{FlowState::*, *};
 
 both_families!(
     tcp_step_by_step,
+    a_forged_acknowledgment_establishes_nothing,
     other_protocols_step_by_step,
     a_port_that_cannot_be_kept_is_changed_for_the_whole_life,
     a_full_protected_table_keeps_no_flow_from_working,
@@ -118,6 +119,30 @@ fn tcp_step_by_step<F: TestFamily>() {
             converse(&World::<F>::with_rule(source), with_xdp, &first, &steps);
             converse(&World::<F>::with_rule(source), with_xdp, &first, &refused);
         }
+    }
+}
+
+/// Who did not see the SYN-ACK is forwarded, but gets no place in the protected table.
+fn a_forged_acknowledgment_establishes_nothing<F: TestFamily>() {
+    for source in sources::<F>() {
+        let world = World::<F>::with_rule(source);
+        let there = to::<F>(61_001, Body::Tcp(flags::SYN));
+        let back = opens(&world, &there, Body::Tcp(flags::SYN_ACK));
+        world.back(&back, there.dst, there.src);
+        let ack = there.with(|p| p.body = Body::Tcp(flags::ACK));
+        // The number is the third word of the TCP header, before the payload.
+        let field = ack.frame().len() - ack.payload.len() - 12;
+        for forged in [0x0102_0304u32, 0x0112_0305, 0, 0x8102_0305] {
+            let mut frame = ack.frame();
+            frame[field..field + 4].copy_from_slice(&forged.to_be_bytes());
+            assert_eq!(world.process_bytes(Hook::Tc, frame).0, Verdict::transmit(HOP));
+            assert_eq!((world.state(&there), world.entries()), (Some(Answered), (0, 2)), "{forged:#x}");
+        }
+        // Some of what the backend sent at once may be acknowledged too.
+        let mut frame = ack.frame();
+        frame[field..field + 4].copy_from_slice(&0x0102_7777u32.to_be_bytes());
+        world.process_bytes(Hook::Tc, frame);
+        assert_eq!((world.state(&there), world.entries()), (Some(Established), (2, 0)));
     }
 }
 
