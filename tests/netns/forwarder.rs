@@ -147,9 +147,14 @@ impl Forwarder {
         self.json("list")
     }
 
+    /// The flows there are now.
+    pub(crate) fn flows(&self) -> Vec<serde_json::Value> {
+        self.json::<Flows>("flows").flows
+    }
+
     /// How many flows there are now.
     pub(crate) fn flow_count(&self) -> usize {
-        self.json::<Flows>("flows").flows.len()
+        self.flows().len()
     }
 
     /// Waits until the number of flows is what `wanted` accepts. (The kernel tells nobody: ask until it is so.)

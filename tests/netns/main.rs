@@ -37,6 +37,7 @@ macro_rules! in_every_setting {
 mod bad_input;
 mod changes;
 mod config;
+mod connections;
 mod flows;
 mod forwarder;
 mod hairpin;
