@@ -1,27 +1,45 @@
 //! The TC hook: everything. Begins, follows and ends flows, and sends what XDP left.
 
 use crate::{
-    abi::{Direction, Flow, NextHopState, Rewrite, Rule, next_hop_flags},
+    abi::{Direction, Flow, NextHopState, Rewrite, Rule},
     address::Address,
     apply::apply,
     decide::{Decision, stateless_forward, stateless_reply},
     find::{Found, find},
     flow_state::FlowState,
+    fragment,
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed, Transport},
     tables::{Draft, Event, FlowEntry, Hop, Tables},
-    verdict::{Outcome, Verdict},
+    verdict::{Kind, Outcome, Verdict},
     wire::{tcp, udp},
 };
 
 /// Decides a packet and, if it is to be forwarded, rewrites it. Changes nothing that it passes.
+///
+/// What it calls [`Outcome::Fragment`] goes on to [`fragment::later`].
 #[inline(always)]
 pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
     if let Err(outcome) = parse::<F, T>(packet, tables, network) {
         return Verdict::of(outcome);
     }
     let Some(parsed) = tables.kept() else { return Verdict::of(Outcome::DropError) };
+    let verdict = whole_or_first::<F, T>(packet, tables, network, parsed);
+    if parsed.is_first_fragment && verdict.outcome.kind() != Kind::Forward {
+        fragment::stays::<F, T>(tables, parsed, verdict.outcome);
+    }
+    verdict
+}
+
+/// A packet that has its transport header: decided, and rewritten if it is to be forwarded.
+#[inline(always)]
+fn whole_or_first<F: Family, T: Tables<F::Address>>(
+    packet: &mut impl Packet,
+    tables: &T,
+    network: usize,
+    parsed: &Parsed<F::Address>,
+) -> Verdict {
     let found = match find(tables, parsed) {
         Ok(found) => found,
         Err(outcome) => return Verdict::of(outcome),
@@ -46,17 +64,14 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         return Verdict::of(outcome);
     }
     let decision = &draft.decision;
+    if parsed.is_first_fragment {
+        fragment::goes::<F, T>(tables, parsed, decision);
+    }
     if rewrite::<F>(packet, network, parsed, &decision.rewrite).is_none() {
         return Verdict::of(Outcome::DropError);
     }
     tables.count_forwarded(decision.counter, decision.direction, parsed.length);
-    // A device without link header has no neighbours to ask.
-    let known = hop.state == NextHopState::Resolved && hop.flags & next_hop_flags::CONFIRM == 0;
-    if known || hop.flags & next_hop_flags::NO_LINK_HEADER != 0 {
-        Verdict::transmit(hop)
-    } else {
-        Verdict::neighbour(hop)
-    }
+    Verdict::forward(hop)
 }
 
 /// Where a packet goes after the rewrite. Not inlined: a stack frame of its own.

@@ -21,6 +21,7 @@ pub mod decide;
 pub mod fast;
 mod find;
 pub mod flow_state;
+pub mod fragment;
 pub mod open_flow;
 pub mod packet;
 pub mod parse;

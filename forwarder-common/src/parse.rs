@@ -4,13 +4,16 @@
 //! headers), with every offset a constant; [`Family::walk`] steps over options and extension headers, bounded.
 //! XDP takes the first and leaves the rest to TC.
 
+pub mod fragment;
+
 use crate::{
-    abi::FlowKey,
+    abi::{DatagramKey, FlowKey},
     address::{Address, V4, V6, wire_bytes},
     packet::Packet,
     verdict::Outcome,
     wire::{ethernet, icmp, ipv4, ipv6, protocol, sctp, tcp, udp},
 };
+use fragment::Fragment;
 
 /// What stands after the network header, as far as forwarding cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Transport {
     }
 }
 
-/// A well-formed, unfragmented packet.
+/// A well-formed packet with a transport header: whole, or the first fragment of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed<A> {
     /// Addresses, ports and protocol.
@@ -60,6 +63,10 @@ pub struct Parsed<A> {
     pub hop_limit: u8,
     /// Length of the IP packet by its own header, in bytes.
     pub length: u32,
+    /// Whether more fragments of its datagram follow.
+    pub is_first_fragment: bool,
+    /// With `is_first_fragment`: which datagram of its sender it is, as loaded from the wire. Else 0.
+    pub identification: u32,
 }
 
 /// No header of a packet that is forwarded starts further in: a power of two less one.
@@ -103,6 +110,15 @@ pub trait Family {
     /// # Errors
     /// Why the packet is not forwarded.
     fn walk(packet: &impl Packet, network: usize) -> Result<Parsed<Self::Address>, Outcome>;
+
+    /// Reads a fragment: what [`Self::walk`] calls [`Outcome::Fragment`].
+    ///
+    /// # Errors
+    /// Why it is not looked at any further.
+    fn fragment(packet: &impl Packet, network: usize) -> Result<Fragment<Self::Address>, Outcome>;
+
+    /// The datagram that a first fragment begins.
+    fn datagram(first: &Parsed<Self::Address>) -> DatagramKey<Self::Address>;
 
     /// Rewrites the network header: addresses, one hop less, and the header checksum where there is one.
     /// `None` and nothing written when the header is not there.
@@ -182,6 +198,7 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
 struct Header4 {
     header_length: usize,
     total_length: u16,
+    identification: u16,
     fragment: u16,
     ttl: u8,
     protocol: u8,
@@ -191,7 +208,7 @@ struct Header4 {
 
 #[inline(always)]
 fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
-    let [vihl, _, l0, l1, _, _, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+    let [vihl, _, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
         packet.read::<{ ipv4::LEN }>(network).ok_or(Outcome::Malformed)?;
     let header_length = (vihl & 0x0f) as usize * 4;
     let total_length = u16::from_be_bytes([l0, l1]);
@@ -204,7 +221,8 @@ fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
     Ok(Header4 {
         header_length,
         total_length,
-        fragment: u16::from_be_bytes([f0, f1]) & ipv4::FRAGMENT_BITS,
+        identification: u16::from_ne_bytes([i0, i1]),
+        fragment: u16::from_be_bytes([f0, f1]),
         ttl,
         protocol,
         src: V4::from_ne_bytes([s0, s1, s2, s3]),
@@ -234,6 +252,8 @@ fn parsed4(
         transport_offset,
         hop_limit: header.ttl,
         length: header.total_length.into(),
+        is_first_fragment: false,
+        identification: 0,
     })
 }
 
@@ -248,7 +268,7 @@ impl Family for Ipv4 {
         if header.header_length != ipv4::LEN {
             return Err(Outcome::ToTc);
         }
-        if header.fragment != 0 {
+        if header.fragment & ipv4::FRAGMENT_BITS != 0 {
             return Err(Outcome::Fragment);
         }
         parsed4(packet, network, &header, network + ipv4::LEN)
@@ -257,10 +277,29 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn walk(packet: &impl Packet, network: usize) -> Result<Parsed<V4>, Outcome> {
         let header = header4(packet, network)?;
-        if header.fragment != 0 {
+        let fragment = header.fragment & ipv4::FRAGMENT_BITS;
+        if fragment & ipv4::FRAGMENT_OFFSET != 0 {
             return Err(Outcome::Fragment);
         }
-        parsed4(packet, network, &header, network + header.header_length)
+        let parsed = parsed4(packet, network, &header, network + header.header_length);
+        if fragment == 0 {
+            return parsed;
+        }
+        let mut first = parsed.map_err(|_| Outcome::Fragment)?;
+        first.is_first_fragment = true;
+        first.identification = header.identification.into();
+        Ok(first)
+    }
+
+    #[inline(always)]
+    fn fragment(packet: &impl Packet, network: usize) -> Result<Fragment<V4>, Outcome> {
+        fragment::ipv4(packet, network)
+    }
+
+    #[inline(always)]
+    fn datagram(first: &Parsed<V4>) -> DatagramKey<V4> {
+        let Parsed { key: FlowKey { src, dst, protocol, .. }, identification, .. } = *first;
+        DatagramKey { src, dst, identification, protocol }
     }
 
     #[inline(always)]
@@ -340,6 +379,8 @@ fn parsed6(
         transport_offset,
         hop_limit: header.hop_limit,
         length: length as u32,
+        is_first_fragment: false,
+        identification: 0,
     })
 }
 
@@ -366,12 +407,23 @@ impl Family for Ipv6 {
         let header = header6(packet, network)?;
         let mut next_header = header.next_header;
         let mut offset = network + ipv6::LEN;
+        let mut first_of = None;
         for _ in 0..MOST_EXTENSION_HEADERS {
             if !is_extension(next_header) {
                 break;
             }
             if next_header == ipv6::FRAGMENT {
-                return Err(Outcome::Fragment);
+                let part = fragment::header6(packet, offset)?;
+                if part.offset != 0 {
+                    return Err(Outcome::Fragment);
+                }
+                // Neither more to come nor an offset: an atomic fragment, a whole packet (RFC 6946 section 4).
+                if part.more {
+                    first_of = Some(part.identification);
+                }
+                next_header = part.next_header;
+                offset += ipv6::FRAGMENT_LEN;
+                continue;
             }
             let [next, length, _, segments_left] = packet.read(offset).ok_or(Outcome::Malformed)?;
             // On its way to a waypoint: its checksum covers another destination (RFC 8200 section 8.1), and what
@@ -383,9 +435,26 @@ impl Family for Ipv6 {
             offset += (length as usize + 1) * 8;
         }
         if is_extension(next_header) || offset > LAST_OFFSET {
-            return Err(Outcome::Malformed);
+            return Err(if first_of.is_some() { Outcome::Fragment } else { Outcome::Malformed });
         }
-        parsed6(packet, network, &header, next_header, offset)
+        let parsed = parsed6(packet, network, &header, next_header, offset);
+        let Some(identification) = first_of else { return parsed };
+        let mut first = parsed.map_err(|_| Outcome::Fragment)?;
+        first.is_first_fragment = true;
+        first.identification = identification;
+        Ok(first)
+    }
+
+    #[inline(always)]
+    fn fragment(packet: &impl Packet, network: usize) -> Result<Fragment<V6>, Outcome> {
+        fragment::ipv6(packet, network)
+    }
+
+    /// RFC 8200 section 4.5: addresses and identification alone, whatever a fragment says the next header is.
+    #[inline(always)]
+    fn datagram(first: &Parsed<V6>) -> DatagramKey<V6> {
+        let Parsed { key: FlowKey { src, dst, .. }, identification, .. } = *first;
+        DatagramKey { src, dst, identification, protocol: 0 }
     }
 
     #[inline(always)]

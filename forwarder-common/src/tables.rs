@@ -3,7 +3,10 @@
 use core::ops::DerefMut;
 
 use crate::{
-    abi::{Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rule, RuleRef, Settings, Ticks},
+    abi::{
+        Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rule, RuleRef, Settings,
+        Ticks,
+    },
     decide::Decision,
     flow_state::FlowState,
     parse::Parsed,
@@ -98,6 +101,11 @@ pub trait Tables<A> {
     fn rule(&self, slot: u32) -> Option<&Rule<A>>;
     /// Whether an allow list contains a client.
     fn allows(&self, list: u32, client: A) -> bool;
+
+    /// What became of a datagram's first fragment.
+    fn datagram(&self, key: &DatagramKey<A>) -> Option<Datagram<A>>;
+    /// Notes what became of a datagram's first fragment; the oldest note makes room.
+    fn note_datagram(&self, key: &DatagramKey<A>, datagram: &Datagram<A>);
 
     /// Calls `state.step` with 0, 1, … until it is done, at most `times` times. The kernel has a helper for this: its
     /// verifier looks at the step once, not once for every time.

@@ -212,6 +212,57 @@ impl TestPacket {
     }
 }
 
+/// Something of a datagram: which of its bytes after the IP header, as one fragment carries them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Counted from the end of the IP header; the first is a multiple of 8.
+    pub(crate) bytes: core::ops::Range<usize>,
+    /// Whether more of the datagram follows.
+    pub(crate) more: bool,
+}
+
+/// The pieces of a datagram with so many bytes after the IP header, each of `size` of them except the last.
+pub(crate) fn pieces(length: usize, size: usize) -> Vec<Piece> {
+    (0..length)
+        .step_by(size)
+        .map(|start| Piece { bytes: start..length.min(start + size), more: start + size < length })
+        .collect()
+}
+
+impl TestPacket {
+    /// How many bytes there are after the IP header, extension headers not counted.
+    pub(crate) fn transport_length(&self) -> usize {
+        self.transport().len()
+    }
+
+    /// The frame of a fragment of this packet (RFC 791 section 3.2, RFC 8200 section 4.5).
+    pub(crate) fn fragment(&self, identification: u32, piece: &Piece) -> Vec<u8> {
+        let frame = self.frame();
+        let ip = &frame[NETWORK..];
+        let transport = ip.len() - self.transport_length() - self.trailer.len();
+        let word = u16::try_from(piece.bytes.start).unwrap();
+        assert_eq!(word % 8, 0);
+        let mut header = ip[..transport].to_vec();
+        if self.src.is_ipv4() {
+            let length = u16::try_from(transport + piece.bytes.len()).unwrap();
+            header[2..4].copy_from_slice(&length.to_be_bytes());
+            header[4..6].copy_from_slice(&u16::try_from(identification).unwrap().to_be_bytes());
+            header[6..8].copy_from_slice(&(word / 8 | if piece.more { 0x2000 } else { 0 }).to_be_bytes());
+            header[10..12].fill(0);
+            let sum = internet_checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            assert!(self.extensions.is_empty());
+            header[4..6].copy_from_slice(&u16::try_from(8 + piece.bytes.len()).unwrap().to_be_bytes());
+            let next = core::mem::replace(&mut header[6], 44);
+            header.extend([next, 0]);
+            header.extend((word | u16::from(piece.more)).to_be_bytes());
+            header.extend(identification.to_be_bytes());
+        }
+        [&frame[..NETWORK], &header, &ip[transport..][piece.bytes.clone()]].concat()
+    }
+}
+
 /// Where a protocol's checksum stands in its header.
 fn checksum_offset(protocol: u8) -> Option<usize> {
     match protocol {

@@ -11,6 +11,7 @@ use crate::{
     checksum::Delta,
     complete, fast,
     flow_state::FlowState,
+    fragment,
     parse::{Family, Ipv4, Ipv6},
     tables::memory::{Memory, MemoryAddress},
     test_packet::{Body, NETWORK, TestPacket},
@@ -234,7 +235,13 @@ impl<F: TestFamily> World<F> {
         let mut packet = frame.as_mut_slice();
         let verdict = match hook {
             Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK),
-            Hook::Tc => complete::process::<F, _>(&mut packet, &self.tables, NETWORK),
+            // As in forwarder-ebpf's main.rs.
+            Hook::Tc => match complete::process::<F, _>(&mut packet, &self.tables, NETWORK) {
+                verdict if verdict.outcome == Outcome::Fragment => {
+                    fragment::later::<F, _>(&mut packet, &self.tables, NETWORK)
+                }
+                verdict => verdict,
+            },
         };
         self.tables.check_protected_pairs();
         (verdict, frame)

@@ -1,6 +1,9 @@
 //! What becomes of a packet. Every packet leaves each hook with exactly one [`Outcome`], which is a counter's index.
 
-use crate::tables::Hop;
+use crate::{
+    abi::{NextHopState, next_hop_flags},
+    tables::Hop,
+};
 
 /// Declares [`Outcome`] together with its names, so that a new one cannot be forgotten anywhere.
 macro_rules! outcomes {
@@ -53,7 +56,7 @@ outcomes! {
     NotForUs = "not_for_us" Pass,
     /// Malformed or truncated: the kernel judges it.
     Malformed = "malformed" Pass,
-    /// A fragment, which names no port.
+    /// A fragment of a datagram that is not forwarded: its first fragment, which alone has ports, was passed or never came.
     Fragment = "fragment" Pass,
     /// An ICMP error or other ICMP message that is not an echo.
     IcmpOther = "icmp_other" Pass,
@@ -79,6 +82,8 @@ outcomes! {
     DropNoPort = "drop_no_port" Drop,
     /// The table of new flows refused an entry.
     DropNoFlow = "drop_no_flow" Drop,
+    /// A fragment of a datagram whose first fragment was dropped, or one that would lie over the transport header.
+    DropFragment = "drop_fragment" Drop,
     /// A packet that should have been writable was not, or the kernel refused to send it on.
     DropError = "drop_error" Drop,
 }
@@ -100,6 +105,18 @@ impl Verdict {
     #[inline(always)]
     pub const fn of(outcome: Outcome) -> Self {
         Self { outcome, hop: Hop::NONE }
+    }
+
+    /// The packet is rewritten: it leaves by this next hop.
+    #[inline(always)]
+    pub fn forward(hop: Hop) -> Self {
+        // A device without link header has no neighbours to ask.
+        let known = hop.state == NextHopState::Resolved && hop.flags & next_hop_flags::CONFIRM == 0;
+        if known || hop.flags & next_hop_flags::NO_LINK_HEADER != 0 {
+            Self::transmit(hop)
+        } else {
+            Self::neighbour(hop)
+        }
     }
 
     /// The packet is rewritten: it leaves by `hop.interface` with `hop.link_addresses`.

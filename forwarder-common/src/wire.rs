@@ -41,6 +41,12 @@ pub mod ipv4 {
     pub const SOURCE: usize = offset_of!(Ipv4Hdr, src_addr);
     /// More-fragments flag and fragment offset: any of them makes a fragment. Host order.
     pub const FRAGMENT_BITS: u16 = 0x3fff;
+    /// The fragment offset, in units of 8 bytes. Host order.
+    pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+    /// More fragments of the datagram follow. Host order.
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
+    /// Routers may not cut the packet. Host order.
+    pub const DONT_FRAGMENT: u16 = 0x4000;
 }
 
 /// IPv6 (RFC 8200).
@@ -64,6 +70,8 @@ pub mod ipv6 {
     pub const ROUTING: u8 = IpProto::Ipv6Route as u8;
     /// Fragment header.
     pub const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+    /// Length of the fragment header.
+    pub const FRAGMENT_LEN: usize = 8;
     /// Destination options header.
     pub const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
 }

@@ -28,7 +28,7 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::Settings,
-    complete, fast,
+    complete, fast, fragment,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
     tables::Tables,
@@ -107,7 +107,10 @@ where
     F::Address: Logged,
 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
-    let verdict = plain::<F, M, NETWORK>(context, settings);
+    let mut verdict = plain::<F, M, NETWORK>(context, settings);
+    if verdict.outcome == Outcome::Fragment {
+        verdict = later_fragment::<F, M, NETWORK>(context, settings);
+    }
     carry_out::<F, M, NETWORK>(context, settings, &verdict)
 }
 
@@ -120,6 +123,17 @@ fn plain<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETW
     let mut packet = TcPacket::of(context);
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
     complete::process::<F, _>(&mut packet, &tables, NETWORK)
+}
+
+/// A fragment other than the first of its datagram.
+#[inline(never)]
+fn later_fragment<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
+    context: *mut __sk_buff,
+    settings: &'static Settings,
+) -> Verdict {
+    let mut packet = TcPacket::of(context);
+    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
+    fragment::later::<F, _>(&mut packet, &tables, NETWORK)
 }
 
 /// Logs and counts the verdict, and tells the kernel.

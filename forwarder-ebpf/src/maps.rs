@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::{
-        AllowKey, Endpoint, Flow, FlowKey, INTERFACE_SLOTS, InterfaceCounters, NextHop, RangeKey, Rule, RuleCounters,
-        RuleRef, Settings,
+        AllowKey, Datagram, DatagramKey, Endpoint, Flow, FlowKey, INTERFACE_SLOTS, InterfaceCounters, NextHop,
+        RangeKey, Rule, RuleCounters, RuleRef, Settings,
     },
     address::{Address, V4, V6},
     parse::Parsed,
@@ -35,6 +35,7 @@ const RULES: usize = 1;
 
 type Flows<A> = HashMap<FlowKey<A>, Flow<A>, FLOWS>;
 type NewFlows<A> = LruHashMap<FlowKey<A>, Flow<A>, FLOWS>;
+type Datagrams<A> = LruHashMap<DatagramKey<A>, Datagram<A>, FLOWS>;
 type Endpoints<A> = HashMap<Endpoint<A>, RuleRef, RULES>;
 type Rules<A> = Array<Rule<A>, RULES>;
 type NextHops<A> = PerCpuArray<NextHop<A>, { NEXT_HOP_SLOTS as usize }>;
@@ -84,6 +85,8 @@ pub(crate) static ESTABLISHED_V4: Flows<V4> = HashMap::new();
 #[btf_map]
 pub(crate) static EMBRYONIC_V4: NewFlows<V4> = LruHashMap::new();
 #[btf_map]
+pub(crate) static DATAGRAMS_V4: Datagrams<V4> = LruHashMap::new();
+#[btf_map]
 pub(crate) static NEXT_HOPS_V4: NextHops<V4> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SWEEP_KEYS_V4: SweepKeys<V4> = Array::new();
@@ -106,6 +109,8 @@ pub(crate) static RULES_V6: Rules<V6> = Array::new();
 pub(crate) static ESTABLISHED_V6: Flows<V6> = HashMap::new();
 #[btf_map]
 pub(crate) static EMBRYONIC_V6: NewFlows<V6> = LruHashMap::new();
+#[btf_map]
+pub(crate) static DATAGRAMS_V6: Datagrams<V6> = LruHashMap::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS_V6: NextHops<V6> = PerCpuArray::new();
 #[btf_map]
@@ -154,6 +159,7 @@ pub(crate) trait Maps {
     fn rules() -> &'static Rules<Self::Address>;
     fn established() -> &'static Flows<Self::Address>;
     fn embryonic() -> &'static NewFlows<Self::Address>;
+    fn datagrams() -> &'static Datagrams<Self::Address>;
     fn next_hops() -> &'static NextHops<Self::Address>;
     fn sweep_keys() -> &'static SweepKeys<Self::Address>;
     fn free_slots() -> &'static FreeSlots;
@@ -163,7 +169,7 @@ pub(crate) trait Maps {
 
 macro_rules! maps {
     ($name:ident, $address:ty, $family:literal, $ranges_flag:ident, $endpoints:ident, $ranges:ident,
-     $allow:ident, $rules:ident, $established:ident, $embryonic:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
+     $allow:ident, $rules:ident, $established:ident, $embryonic:ident, $datagrams:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
         /// The maps of this family.
         pub(crate) struct $name;
         impl Maps for $name {
@@ -195,6 +201,10 @@ macro_rules! maps {
             #[inline(always)]
             fn embryonic() -> &'static NewFlows<$address> {
                 &$embryonic
+            }
+            #[inline(always)]
+            fn datagrams() -> &'static Datagrams<$address> {
+                &$datagrams
             }
             #[inline(always)]
             fn next_hops() -> &'static NextHops<$address> {
@@ -231,6 +241,7 @@ maps!(
     RULES_V4,
     ESTABLISHED_V4,
     EMBRYONIC_V4,
+    DATAGRAMS_V4,
     NEXT_HOPS_V4,
     SWEEP_KEYS_V4,
     FREE_SLOTS_V4,
@@ -248,6 +259,7 @@ maps!(
     RULES_V6,
     ESTABLISHED_V6,
     EMBRYONIC_V6,
+    DATAGRAMS_V6,
     NEXT_HOPS_V6,
     SWEEP_KEYS_V6,
     FREE_SLOTS_V6,

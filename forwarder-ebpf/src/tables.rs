@@ -12,7 +12,10 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
 };
 use forwarder_common::{
-    abi::{AllowKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, TICK_SHIFT, Ticks},
+    abi::{
+        AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings,
+        TICK_SHIFT, Ticks,
+    },
     flow_state::FlowState,
     parse::Parsed,
     tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables},
@@ -256,6 +259,18 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
         // SAFETY: as for `range`.
         let key = unsafe { &*(&raw const key).cast::<Key<M::AllowData>>() };
         M::allow().get(key).is_some()
+    }
+
+    #[inline(always)]
+    fn datagram(&self, key: &DatagramKey<M::Address>) -> Option<Datagram<M::Address>> {
+        // SAFETY: copied at once. Should another CPU reuse the entry meanwhile, a fragment goes astray.
+        unsafe { M::datagrams().get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn note_datagram(&self, key: &DatagramKey<M::Address>, datagram: &Datagram<M::Address>) {
+        // Without a note, the other fragments are lost: there is nobody to tell.
+        let _ = M::datagrams().insert(key, datagram, 0);
     }
 
     #[inline(always)]

@@ -40,6 +40,7 @@ mod config;
 mod connections;
 mod flows;
 mod forwarder;
+mod fragments;
 mod hairpin;
 mod links;
 mod listens;

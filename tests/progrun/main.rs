@@ -17,6 +17,7 @@ mod connection;
 mod drops;
 mod fixture;
 mod flows;
+mod fragments;
 mod hairpin;
 #[allow(dead_code, reason = "the builder serves other tests too")]
 #[path = "../../forwarder-common/src/test_packet.rs"]

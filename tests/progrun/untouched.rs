@@ -165,14 +165,14 @@ fn what_is_malformed_passes() {
 }
 
 #[test]
-fn fragments_pass() {
+fn fragments_without_their_first_pass() {
     world::with(RULES, |world| {
         warm_up(world);
-        for (about, word) in [("the first", 0x2000), ("one in the middle", 0x2001), ("the last", 0x00b9)] {
+        for (about, word) in [("one in the middle", 0x2001), ("the last", 0x00b9)] {
             let fragment = proper(Family::V4, Udp).with(|packet| packet.fragment = word);
             check_both(world, about, &fragment, Outcome::Fragment);
         }
-        for rest in [[0, 1, 1, 2, 3, 4], [0, 8, 1, 2, 3, 4]] {
+        for rest in [[0, 9, 1, 2, 3, 4], [0, 8, 1, 2, 3, 4]] {
             let fragment = proper(Family::V6, Udp).with(|packet| packet.extensions.push((44, rest.to_vec())));
             let frame = arriving(world, &fragment);
             check_frame_both(world, "an IPv6 fragment", &frame, Outcome::ToTc, Outcome::Fragment);

@@ -9,6 +9,7 @@
 mod counters;
 mod endpoint;
 mod flow;
+mod fragment;
 mod next_hop;
 mod rule;
 mod settings;
@@ -16,6 +17,7 @@ mod settings;
 pub use counters::{INTERFACE_SLOTS, InterfaceCounters, RuleCounters, Traffic};
 pub use endpoint::{AllowKey, Endpoint, RangeKey, RuleRef, Side};
 pub use flow::{Direction, Flow, FlowKey, Rewrite};
+pub use fragment::{Datagram, DatagramKey, Fate};
 pub use next_hop::{NextHop, NextHopState, next_hop_flags};
 pub use rule::{Rule, rule_flags};
 pub use settings::{PortRange, Settings, Timeouts, setting_flags};

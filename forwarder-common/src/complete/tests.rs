@@ -105,8 +105,8 @@ fn what_no_rule_names_is_untouched<F: TestFamily>() {
         world.leaves(Hook::Tc, &to::<F>(0, Body::Icmp(if v4 { 3 } else { 1 })), Outcome::IcmpOther);
         world.leaves(Hook::Tc, &to::<F>(0, Body::Icmp(135)), Outcome::IcmpOther);
         let fragment = to::<F>(40001, Body::Udp)
-            .with(|p| p.fragment = 0x2000)
-            .with(|p| p.extensions = vec![(44, vec![0, 1, 0, 0, 0, 1])]);
+            .with(|p| p.fragment = 0x2001)
+            .with(|p| p.extensions = vec![(44, vec![0, 9, 0, 0, 0, 1])]);
         world.leaves(Hook::Tc, &fragment, Outcome::Fragment);
         assert_eq!(world.entries(), (0, 0));
     }
@@ -130,7 +130,7 @@ fn the_last_hop<F: TestFamily>() {
 
 fn every_next_hop<F: TestFamily>() {
     use crate::abi::NextHopState::{Local, Resolved, Unknown, Unreachable, Unresolved};
-    use next_hop_flags::{CONFIRM, NO_LINK_HEADER};
+    use crate::abi::next_hop_flags::{CONFIRM, NO_LINK_HEADER};
     let table = [
         (Resolved, 0, Outcome::Forwarded),
         (Resolved, CONFIRM, Outcome::ForwardedByNeighbour),
@@ -156,7 +156,7 @@ fn every_next_hop<F: TestFamily>() {
                 other => Verdict::of(other),
             };
             assert_eq!(verdict, expected, "{source:?} {state:?} {hop_flags}");
-            let dropped = verdict.outcome.kind() == crate::verdict::Kind::Drop;
+            let dropped = verdict.outcome.kind() == Kind::Drop;
             assert_eq!(bytes == packet.frame(), dropped);
             let flows = if dropped || source == Source::Preserved { 0 } else { 2 };
             assert_eq!(world.entries(), (0, flows));

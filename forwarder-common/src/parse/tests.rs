@@ -60,6 +60,8 @@ fn expected<F: TestFamily>(packet: &TestPacket, transport_offset: usize) -> Pars
         transport_offset,
         hop_limit: packet.hop_limit,
         length: packet.length(),
+        is_first_fragment: false,
+        identification: 0,
     }
 }
 
@@ -138,8 +140,7 @@ fn every_protocol_number<F: TestFamily>() {
         let expected = match number {
             // Without a single byte of their header; ICMP of the wrong family too.
             6 | 17 | 33 | 136 | 1 | 58 | 132 => (Err(Outcome::Malformed), Err(Outcome::Malformed)),
-            44 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Fragment)),
-            0 | 43 | 60 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Malformed)),
+            0 | 43 | 44 | 60 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Malformed)),
             // What authenticates the addresses, and what is no protocol.
             51 => (Err(Outcome::NotOurs), Err(Outcome::NotOurs)),
             0 if v4 => (Err(Outcome::NotOurs), Err(Outcome::NotOurs)),
@@ -271,7 +272,7 @@ fn ipv4_headers() {
     let malformed = Err(Outcome::Malformed);
     let fragment = Err(Outcome::Fragment);
     let to_tc = Err(Outcome::ToTc);
-    let table: [(&str, Change, Judged, Judged); 17] = [
+    let table: [(&str, Change, Judged, Judged); 18] = [
         ("as it is", &[], Ok(()), Ok(())),
         ("version 0", &[(0, 0x05)], malformed, malformed),
         ("version 6", &[(0, 0x65)], malformed, malformed),
@@ -286,7 +287,8 @@ fn ipv4_headers() {
         ("total length much too long", &[(2, 0xff)], malformed, malformed),
         ("don't fragment", &[(6, 0x40)], Ok(()), Ok(())),
         ("the reserved bit (RFC 3514)", &[(6, 0x80)], Ok(()), Ok(())),
-        ("first fragment", &[(6, 0x20)], fragment, fragment),
+        ("first fragment", &[(6, 0x20)], fragment, Ok(())),
+        ("first fragment without its ports", &[(6, 0x20), (3, 27)], fragment, fragment),
         ("second fragment", &[(7, 1)], fragment, fragment),
         ("last fragment, don't fragment set", &[(6, 0x5f), (7, 0xff)], fragment, fragment),
     ];
@@ -303,8 +305,12 @@ fn ipv4_options_are_stepped_over() {
             let packet = packet::<Ipv4>(body).with(|p| p.options = vec![1; 4 * words]);
             let parsed = expected::<Ipv4>(&packet, NETWORK + 20 + 4 * words);
             assert_eq!(both::<Ipv4>(packet.frame()), (Err(Outcome::ToTc), Ok(parsed)));
-            let fragment = packet.with(|p| p.fragment = 0x2000);
-            assert_eq!(both::<Ipv4>(fragment.frame()).1, Err(Outcome::Fragment));
+            let first = packet.with(|p| p.fragment = 0x2000);
+            let identification = 0x1234u16.to_be().into();
+            let parsed = Parsed { is_first_fragment: true, identification, ..parsed };
+            assert_eq!(both::<Ipv4>(first.frame()), (Err(Outcome::ToTc), Ok(parsed)));
+            let later = packet.with(|p| p.fragment = 0x2001);
+            assert_eq!(both::<Ipv4>(later.frame()).1, Err(Outcome::Fragment));
         }
     }
 }
@@ -375,11 +381,37 @@ fn ipv6_extension_headers_that_are_not_forwarded() {
         ("a header longer than the frame", far_out, Outcome::Malformed),
         ("a header longer than the packet", into_the_trailer, Outcome::Malformed),
         ("segments left", waypoint, Outcome::Malformed),
-        ("a fragment", extended(&[(44, 0)], udp).frame(), Outcome::Fragment),
-        ("a fragment behind others", extended(&[(0, 0), (60, 0), (44, 0)], udp).frame(), Outcome::Fragment),
+        ("a later fragment", fragment(&[], 8, udp), Outcome::Fragment),
+        ("a later fragment behind others", fragment(&[(0, 0), (60, 0)], 8, udp), Outcome::Fragment),
+        ("a first fragment of ICMP that is no echo", fragment(&[], 1, Body::Icmp(1)), Outcome::Fragment),
     ];
     for (what, frame, outcome) in table {
         assert_eq!(both::<Ipv6>(frame), (Err(Outcome::ToTc), Err(outcome)), "{what}");
+    }
+}
+
+/// A packet with a fragment header that says these offset and flags, behind other headers.
+fn fragment(before: &[(u8, usize)], word: u8, body: Body) -> Vec<u8> {
+    let packet = extended(before, body);
+    packet.with(|p| p.extensions.push((44, vec![0, word, 1, 2, 3, 4]))).frame()
+}
+
+/// RFC 8200 section 4.5, RFC 6946: with nothing before it and nothing after it, it is a whole packet.
+#[test]
+fn ipv6_first_and_atomic_fragments_are_read() {
+    for before in [&[][..], &[(0, 0)], &[(0, 0), (60, 1)]] {
+        let at = NETWORK + 40 + before.iter().map(|(_, length)| 8 * (length + 1)).sum::<usize>() + 8;
+        for body in BODIES {
+            let extensions = extended(before, body).with(|p| p.extensions.push((44, vec![0; 6])));
+            let whole = expected::<Ipv6>(&extensions, at);
+            // The six bits between offset and flag mean nothing.
+            for word in [0, 2, 4, 6] {
+                assert_eq!(both::<Ipv6>(fragment(before, word, body)), (Err(Outcome::ToTc), Ok(whole)), "{word}");
+            }
+            let identification = u32::from_ne_bytes([1, 2, 3, 4]);
+            let first = Parsed { is_first_fragment: true, identification, ..whole };
+            assert_eq!(both::<Ipv6>(fragment(before, 1, body)), (Err(Outcome::ToTc), Ok(first)));
+        }
     }
 }
 

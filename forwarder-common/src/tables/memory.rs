@@ -21,8 +21,8 @@ use std::{
 use super::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables};
 use crate::{
     abi::{
-        Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef, Settings, Ticks,
-        Timeouts, Traffic, next_hop_flags, setting_flags,
+        Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef,
+        Settings, Ticks, Timeouts, Traffic, next_hop_flags, setting_flags,
     },
     address::Address,
     decide::Decision,
@@ -91,6 +91,8 @@ pub struct Memory<A: MemoryAddress> {
     pub embryonic: Entries<A>,
     /// How many entries the table of new flows takes.
     pub embryonic_capacity: Cell<usize>,
+    /// Fragmented datagrams whose first fragment has come.
+    pub datagrams: RefCell<BTreeMap<DatagramKey<A>, Datagram<A>>>,
     /// By rule counter.
     pub counted: RefCell<BTreeMap<u32, Counted>>,
     /// What another CPU does before the insertion into the table of new flows that is so many insertions away.
@@ -151,6 +153,7 @@ impl<A: MemoryAddress> Default for Memory<A> {
             sweep: RefCell::default(),
             embryonic: RefCell::default(),
             embryonic_capacity: Cell::new(1000),
+            datagrams: RefCell::default(),
             counted: RefCell::default(),
             other_cpu: RefCell::new(None),
         }
@@ -333,6 +336,14 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
 
     fn allows(&self, list: u32, client: A) -> bool {
         self.allowed.contains(&(list, client))
+    }
+
+    fn datagram(&self, key: &DatagramKey<A>) -> Option<Datagram<A>> {
+        self.datagrams.borrow().get(key).copied()
+    }
+
+    fn note_datagram(&self, key: &DatagramKey<A>, datagram: &Datagram<A>) {
+        self.datagrams.borrow_mut().insert(*key, *datagram);
     }
 
     fn repeat<R: Repeated>(&self, times: u32, state: &mut R) {

@@ -49,11 +49,15 @@ pub struct Entries {
     pub ranges: u64,
 }
 
+/// Fragmented datagrams whose fragments may be under way at the same time, however few flows there may be.
+const MINIMAL_DATAGRAMS: u32 = 1024;
+
 /// The entries of all maps whose size follows from the configuration.
 pub fn map_sizes(sizes: &Sizes) -> BTreeMap<&'static str, u32> {
     let flows = [
         ("ESTABLISHED_V4", "ESTABLISHED_V6", sizes.flows.saturating_mul(2)),
         ("EMBRYONIC_V4", "EMBRYONIC_V6", sizes.new_flows.saturating_mul(2)),
+        ("DATAGRAMS_V4", "DATAGRAMS_V6", (sizes.new_flows / 2).max(MINIMAL_DATAGRAMS)),
         ("FREE_SLOTS_V4", "FREE_SLOTS_V6", sizes.flows),
         ("SWEEP_KEYS_V4", "SWEEP_KEYS_V6", sizes.flows.saturating_add(1)),
         ("RULES_V4", "RULES_V6", sizes.rules),

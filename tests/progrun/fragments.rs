@@ -1,0 +1,68 @@
+//! Fragments: XDP leaves them to TC, which sends them after the first of their datagram.
+
+use forwarder_common::verdict::Outcome;
+use forwarder_lab::Family;
+
+use crate::fixture::warm_up;
+use crate::plan::{end, side_of, station};
+use crate::test_packet::Body::{Tcp, Udp};
+use crate::test_packet::{Body, Piece, TestPacket, flags, pieces};
+use crate::world::{self, Hook, World};
+
+const RULES: &str = include_str!("../fixtures/rules.toml");
+
+/// This piece of `packet` as it arrives.
+fn arriving(world: &World, packet: &TestPacket, piece: &Piece) -> Vec<u8> {
+    let mut frame = packet.fragment(77, piece);
+    frame[..6].copy_from_slice(&world.mac());
+    frame
+}
+
+/// XDP passes the piece, and TC sends it as that piece of `becomes`.
+fn check_sent(world: &mut World, packet: &TestPacket, becomes: &TestPacket, piece: &Piece) {
+    let frame = arriving(world, packet, piece);
+    let at_xdp = world.run(Hook::Xdp, &frame);
+    let left = if packet.src.is_ipv4() { Outcome::Fragment } else { Outcome::ToTc };
+    assert_eq!((at_xdp.outcome, at_xdp.frame), (left, frame.clone()), "{piece:?} of {packet:?}");
+    let at_tc = world.run(Hook::Tc, &frame);
+    let to = becomes.dst.ip();
+    assert_eq!(
+        (at_tc.outcome, at_tc.interface),
+        (Outcome::Forwarded, world.index(side_of(to))),
+        "{piece:?} of {packet:?}"
+    );
+    let mut wanted = becomes.fragment(77, piece);
+    wanted[..12].copy_from_slice(&[station(to), world.mac_of(side_of(to))].concat());
+    assert_eq!(at_tc.frame, wanted, "{piece:?} of {packet:?}");
+}
+
+#[test]
+fn fragments_go_the_way_of_their_first() {
+    // A port that stays free, and outside the ports of local sockets: it is kept.
+    const CLIENT_PORT: u16 = 61_001;
+    let table = [
+        ("stateless", 8443, ("client", CLIENT_PORT), 443),
+        ("a flow", 92, ("client", CLIENT_PORT), 92),
+        ("masqueraded", 90, ("inner", CLIENT_PORT), 9090),
+    ];
+    world::with(RULES, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            for (about, port, seen, backend_port) in table {
+                for body in [Udp, Body::UdpUnsummed, Tcp(flags::SYN)] {
+                    let client = end(family, "client", CLIENT_PORT);
+                    let (listen, backend) = (end(family, "public", port), end(family, "backend", backend_port));
+                    let seen = end(family, seen.0, seen.1);
+                    let request = TestPacket::new(client, listen, body).with(|p| p.payload = vec![7; 3000]);
+                    let all = pieces(request.transport_length(), 1448);
+                    assert_eq!(all.len(), 3, "{about}");
+                    let sent = request.forwarded(seen, backend);
+                    all.iter().for_each(|piece| check_sent(world, &request, &sent, piece));
+                    let answer = sent.answer(body).with(|p| p.hop_limit = 64);
+                    let back = answer.forwarded(listen, client);
+                    all.iter().for_each(|piece| check_sent(world, &answer, &back, piece));
+                }
+            }
+        }
+    });
+}
