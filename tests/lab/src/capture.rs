@@ -27,7 +27,8 @@ const ADDRESSES: usize = 12;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
-const EVERY_PROTOCOL: u16 = 0x0003;
+/// `ETH_P_ALL`, in host order.
+pub(crate) const ETHERTYPE_ANY: u16 = 0x0003;
 
 /// One frame that an interface received or sent.
 #[derive(Clone, Debug)]
@@ -86,7 +87,7 @@ impl Host {
     /// Starts to capture everything that `interface` receives and sends, whoever it is for.
     pub fn capture(&self, interface: &str) -> Result<Capture> {
         let described = format!("capture on {interface} of host {}", self.name());
-        let socket = self.packet_socket(interface, EVERY_PROTOCOL).with_context(|| described.clone())?;
+        let socket = self.packet_socket(interface, ETHERTYPE_ANY).with_context(|| described.clone())?;
         Ok(Capture { socket, described })
     }
 
@@ -105,7 +106,7 @@ impl Host {
         Ok(())
     }
 
-    fn packet_socket(&self, interface: &str, protocol: u16) -> Result<OwnedFd> {
+    pub(crate) fn packet_socket(&self, interface: &str, protocol: u16) -> Result<OwnedFd> {
         let ifindex = self.ifindex(interface)?;
         // Protocol 0 first: nothing of other interfaces gets in before the socket is bound to one.
         let open = || Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)));
@@ -202,7 +203,7 @@ fn auxdata(control: &ControlMessageOwned) -> Option<tpacket_auxdata> {
     is_auxdata.then(|| unsafe { control.data_bytes.as_ptr().cast::<tpacket_auxdata>().read_unaligned() })
 }
 
-fn set_packet_option<T>(socket: &OwnedFd, name: i32, value: &T) -> io::Result<()> {
+pub(crate) fn set_packet_option<T>(socket: &OwnedFd, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes from `value`, which is alive and of that size.
     let result = unsafe {
         libc::setsockopt(

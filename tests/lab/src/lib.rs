@@ -31,6 +31,7 @@ mod tcp;
 mod topology;
 mod tun;
 mod udp;
+mod wire;
 
 pub use capture::{Capture, Frame};
 pub use etherparse;
@@ -46,3 +47,4 @@ pub use tcp::{Crowd, EchoStream, TcpServer, Transfer, Transferred};
 pub use topology::{Family, Shape, Topology};
 pub use tun::{Tun, TunKind, TunPump};
 pub use udp::{UdpEcho, UdpSocketIn};
+pub use wire::Wire;

@@ -1,0 +1,168 @@
+//! Where forwarder and netfilter differ on purpose: each difference by name, and when it is one. What each is good for is
+//! said in `docs/netfilter-differences.md`, under the same name.
+
+use std::net::IpAddr;
+
+use crate::compare::{Case, Out};
+use crate::packet::{Body, Damage, ETHERNET, ICMP, ICMPV6, RST, TCP, UDP};
+use crate::plan::{self, Side, Source};
+use crate::view::View;
+
+type Explanation = (&'static str, fn(&Case<'_>) -> bool);
+
+const EXPLANATIONS: &[Explanation] = &[
+    ("wrong checksums and lengths stay wrong", wrong_checksum),
+    ("a wrong IPv4 header checksum stays wrong", wrong_header_checksum),
+    ("IPv4 options are carried along", options),
+    ("IPv6 source routes are left to the kernel", source_route),
+    ("TCP flags and states are not judged", tcp_flags),
+    ("replies of a stateless rule need no flow", stateless_reply),
+    ("without ports, one client at a time", without_ports),
+    ("link-local sources and 0.0.0.0/8 are not forwarded", unanswerable),
+    ("more than six extension headers are left to the kernel", many_extensions),
+    ("what is for all stations is left to the kernel", to_all_stations),
+    ("ICMP queries other than echo are left to the kernel", other_queries),
+];
+
+/// The name of the difference between what came out of both labs.
+pub(crate) fn explain(case: &Case<'_>) -> Option<&'static str> {
+    EXPLANATIONS.iter().find(|(_, applies)| applies(case)).map(|(name, _)| *name)
+}
+
+impl Case<'_> {
+    /// forwarder did what the reference does, and nothing else.
+    fn is_forwarded(&self) -> bool {
+        matches!((self.forwarder, &self.reference), ([out], Some(reference)) if out == reference)
+    }
+
+    /// netfilter did not translate it.
+    fn is_not_translated(&self) -> bool {
+        self.is_left_to_kernel(self.nftables)
+    }
+
+    /// Not translated: nothing came of it, or the machine said what it says of what is for itself, or, what the backend
+    /// sent to the client went on with the backend's address.
+    fn is_left_to_kernel(&self, outs: &[Out]) -> bool {
+        match outs {
+            [] => true,
+            [out] if self.answers(out) => true,
+            [out] if self.source == Source::Preserve && self.input.from == Side::Home && out.at == Side::Client => {
+                View::of(&out.frame).is_some_and(|view| view.src == self.input.packets[0].src)
+            }
+            _ => false,
+        }
+    }
+
+    /// The machine in the middle answers the sender: RST, ICMP error, echo reply.
+    fn answers(&self, out: &Out) -> bool {
+        let Some(view) = View::of(&out.frame) else { return false };
+        let complains = match view.protocol {
+            TCP => out.frame.get(view.transport + 13).is_some_and(|flags| flags & RST != 0),
+            ICMP => view.is_icmp_error(&out.frame) || out.frame.get(view.transport) == Some(&0),
+            ICMPV6 => view.is_icmp_error(&out.frame) || out.frame.get(view.transport) == Some(&129),
+            _ => false,
+        };
+        out.at == self.input.from && complains
+    }
+
+    fn packet(&self) -> &crate::packet::Packet {
+        &self.input.packets[0]
+    }
+
+    fn protocol(&self) -> u8 {
+        self.packet().body.protocol(self.packet().src.is_ipv6())
+    }
+}
+
+fn wrong_checksum(case: &Case<'_>) -> bool {
+    let wrong = matches!(
+        case.packet().damage,
+        Some(Damage::Checksum(_) | Damage::Length(_) | Damage::UdpLength(_) | Damage::TcpOffset(_) | Damage::Cut(_))
+    );
+    wrong && case.is_forwarded() && case.is_not_translated()
+}
+
+fn wrong_header_checksum(case: &Case<'_>) -> bool {
+    matches!(case.packet().damage, Some(Damage::HeaderChecksum(_))) && case.is_forwarded() && case.nftables.is_empty()
+}
+
+/// netfilter's stack drops source routes, complains about malformed lists, and fills in routes and times.
+fn options(case: &Case<'_>) -> bool {
+    let options = case.packet().options.len();
+    if options == 0 || !case.is_forwarded() {
+        return false;
+    }
+    let same_but_options = |out: &Out| {
+        let mut mine = case.forwarder[0].frame.clone();
+        let at = ETHERNET + 20..ETHERNET + 20 + options;
+        if out.frame.len() != mine.len() {
+            return false;
+        }
+        mine[at.clone()].copy_from_slice(&out.frame[at]);
+        mine[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&out.frame[ETHERNET + 10..ETHERNET + 12]);
+        mine == out.frame
+    };
+    case.is_not_translated() || matches!(case.nftables, [out] if same_but_options(out))
+}
+
+fn source_route(case: &Case<'_>) -> bool {
+    const ROUTING: u8 = 43;
+    let routed = case.packet().extensions.iter().any(|(kind, body)| *kind == ROUTING && body[1] != 0);
+    routed && case.is_left_to_kernel(case.forwarder)
+}
+
+fn many_extensions(case: &Case<'_>) -> bool {
+    const MOST: usize = 6;
+    case.packet().extensions.len() > MOST && case.is_left_to_kernel(case.forwarder)
+}
+
+/// The kernel translates it, and then does not forward it.
+fn to_all_stations(case: &Case<'_>) -> bool {
+    case.input.to == Some([0xff; 6]) && case.is_left_to_kernel(case.forwarder) && case.nftables.is_empty()
+}
+
+/// Flags that no connection begins with, or that netfilter calls nonsense.
+fn tcp_flags(case: &Case<'_>) -> bool {
+    case.input.what == "stray"
+        && matches!(case.packet().body, Body::Tcp { .. })
+        && case.is_forwarded()
+        && case.is_not_translated()
+}
+
+fn stateless_reply(case: &Case<'_>) -> bool {
+    case.source == Source::Preserve
+        && case.input.from == Side::Home
+        && case.is_forwarded()
+        && case.is_not_translated()
+        && case.flow.is_some_and(|flow| flow.stage == crate::flow::Stage::Odd)
+}
+
+/// Two clients of a protocol without ports cannot be told apart by their replies. Whose flow is there first depends on
+/// which packets open one.
+fn without_ports(case: &Case<'_>) -> bool {
+    let nothing_or_forwarded = |outs: &[Out]| match outs {
+        [] => true,
+        [out] => Some(out) == case.reference.as_ref() || case.answers(out),
+        _ => false,
+    };
+    case.source == Source::Masquerade
+        && !matches!(case.protocol(), TCP | UDP | ICMP | ICMPV6)
+        && nothing_or_forwarded(case.forwarder)
+        && nothing_or_forwarded(case.nftables)
+}
+
+fn unanswerable(case: &Case<'_>) -> bool {
+    let unanswerable = match case.packet().src {
+        IpAddr::V4(src) => src.is_link_local() || src.octets()[0] == 0,
+        IpAddr::V6(src) => src.is_unicast_link_local(),
+    };
+    unanswerable && case.forwarder.is_empty()
+}
+
+fn other_queries(case: &Case<'_>) -> bool {
+    let family = if case.packet().src.is_ipv4() { forwarder_lab::Family::V4 } else { forwarder_lab::Family::V6 };
+    let everything = plan::listens(family, case.source).iter().any(|listen| {
+        listen.what == plan::What::Everything && listen.address == case.packet().dst
+    });
+    case.input.what == "other ICMP" && everything && case.forwarder.iter().all(|out| out.at == case.input.from)
+}

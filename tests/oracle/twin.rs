@@ -1,0 +1,140 @@
+//! Two labs that differ in one thing: what stands in the middle, forwarder or nftables. The same hosts, addresses and MAC
+//! addresses; nobody at the ends answers by himself.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use forwarder_lab::{Family, Lab, LinkOptions, Offloads, Shape, Topology, Wire, patience};
+
+use crate::forwarder::Forwarder;
+use crate::plan::{self, Side, Source};
+use crate::setting::{Mode, Setting};
+
+/// The MAC addresses of a lab, the same in each: a host's index in it and its interface's.
+pub(crate) const fn station(side: Side) -> [u8; 6] {
+    match side {
+        Side::Client => [2, 0, 0, 0, 0, 0],
+        Side::Home => [2, 0, 0, 0, 2, 0],
+    }
+}
+
+/// The forwarder's.
+pub(crate) const fn middle(side: Side) -> [u8; 6] {
+    match side {
+        Side::Client => [2, 0, 0, 0, 1, 0],
+        Side::Home => [2, 0, 0, 0, 1, 1],
+    }
+}
+
+/// What stands in the middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Middle {
+    Forwarder,
+    Nftables,
+}
+
+impl Middle {
+    pub(crate) const BOTH: [Self; 2] = [Self::Forwarder, Self::Nftables];
+}
+
+/// One of the labs.
+pub(crate) struct Twin {
+    client: Wire,
+    home: Wire,
+    pub(crate) forwarder: Option<Forwarder>,
+    _net: Topology,
+}
+
+impl Twin {
+    pub(crate) fn new(middle: Middle, family: Family, source: Source, mode: Mode) -> Self {
+        let native = middle == Middle::Forwarder && mode == Mode::Native;
+        let net = network(if native { Offloads::Native } else { Offloads::Default }, family);
+        // What the machine itself says has complete checksums too.
+        for interface in ["eth0", "eth1"] {
+            net.forwarder.features(interface, "tx off").unwrap();
+        }
+        let mut twin = Self {
+            client: net.client.wire("eth0").unwrap(),
+            home: net.home.wire("eth0").unwrap(),
+            forwarder: None,
+            _net: net,
+        };
+        let net = &twin._net;
+        match middle {
+            Middle::Forwarder => {
+                let forwarder = Forwarder::on(net);
+                let config = plan::configuration(family, source);
+                forwarder.load(Setting { mode, shape: Shape::TwoArmed }, &config);
+                twin.forwarder = Some(forwarder);
+            }
+            Middle::Nftables => {
+                let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
+                net.lab.delete_at_end(&path).unwrap();
+                fs::write(&path, plan::ruleset(family, source)).unwrap();
+                net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+                for (key, value) in plan::CONNTRACK {
+                    net.forwarder.sysctl(&format!("net.netfilter.{key}"), value).unwrap();
+                }
+            }
+        }
+        twin
+    }
+
+    const fn wire(&self, side: Side) -> &Wire {
+        match side {
+            Side::Client => &self.client,
+            Side::Home => &self.home,
+        }
+    }
+
+    pub(crate) fn send(&self, from: Side, frame: &[u8]) {
+        self.wire(from).send(frame).unwrap();
+    }
+
+    /// What has arrived at an end since it was asked for.
+    pub(crate) fn arrived(&self, at: Side) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.wire(at).received().unwrap()).collect()
+    }
+
+    /// What arrives at an end up to a frame that `last` accepts, with it.
+    pub(crate) fn arrived_until(&self, at: Side, last: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let deadline = Instant::now() + patience();
+        let mut frames = Vec::new();
+        while Instant::now() < deadline {
+            let Some(frame) = self.wire(at).receive_within(Duration::from_millis(100)).unwrap() else { continue };
+            let is_last = last(&frame);
+            frames.push(frame);
+            if is_last {
+                return frames;
+            }
+        }
+        panic!("the end mark did not arrive at {at:?}");
+    }
+}
+
+fn network(offloads: Offloads, family: Family) -> Topology {
+    let lab = Lab::new("oracle").unwrap();
+    let [client, forwarder, home] = ["client", "forwarder", "home"].map(|name| lab.host(name).unwrap());
+    for end in [&client, &home] {
+        end.sysctl("net.ipv6.conf.all.disable_ipv6", "1").unwrap();
+        end.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
+    }
+    let narrow = LinkOptions { mtu: Some(plan::HOME_MTU), offloads };
+    lab.link(&client, "eth0", &forwarder, "eth0", offloads.into()).unwrap();
+    lab.link(&home, "eth0", &forwarder, "eth1", narrow).unwrap();
+    forwarder.enable_kernel_forwarding().unwrap();
+    for (key, value) in plan::UNLIMITED {
+        forwarder.sysctl(key, value).unwrap();
+    }
+    for (interface, address) in plan::own_addresses(family) {
+        forwarder.address(interface, &address).unwrap();
+    }
+    let clients = (0..plan::CLIENTS).map(|index| ("eth0", Side::Client, plan::client(family, index)));
+    let backends = (0..2).map(|index| ("eth1", Side::Home, plan::backend(family, index)));
+    for (interface, side, address) in clients.chain(backends) {
+        let mac = station(side).map(|byte| format!("{byte:02x}")).join(":");
+        forwarder.neighbor(interface, address, &mac).unwrap();
+    }
+    forwarder.route(plan::far_network(family), &format!("via {}", plan::client(family, 0))).unwrap();
+    Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab }
+}
