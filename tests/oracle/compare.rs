@@ -158,7 +158,9 @@ impl Oracle {
                 let packet = flow.packet(from, port, mark, &Content::default());
                 packet.frames(middle(from), station(from)).iter().for_each(|frame| twin.send(from, frame));
                 let last = |frame: &[u8]| View::of(frame).is_some_and(|view| view.mark == mark);
-                all.extend(twin.arrived_until(at, last).into_iter().filter(|frame| !last(frame)).map(|frame| (at, frame)));
+                all.extend(
+                    twin.arrived_until(at, last).into_iter().filter(|frame| !last(frame)).map(|frame| (at, frame)),
+                );
             }
             for at in [Side::Client, Side::Home] {
                 all.extend(twin.arrived(at).into_iter().map(|frame| (at, frame)));
@@ -216,7 +218,10 @@ impl Oracle {
         let port = flow.client_port.to_be_bytes();
         if let Some(inner) = view.inner(frame) {
             let at = inner.dst_port_at();
-            if self.source == Source::Masquerade && inner.port(frame, at) == flow.bound[lab] && inner.src == flow.listen.to {
+            if self.source == Source::Masquerade
+                && inner.port(frame, at) == flow.bound[lab]
+                && inner.src == flow.listen.to
+            {
                 let checksum = view.checksum_at();
                 inner.replace(frame, at, &port, false, checksum);
             }
@@ -236,7 +241,9 @@ impl Oracle {
         for lab in [0, 1] {
             for (_, frame) in raw[lab].iter().filter(|(at, _)| *at == Side::Home) {
                 let Some(input) = by_mark.get(&mark_of(frame, &by_mark)) else { continue };
-                let (Some(index), Side::Client, Some(view)) = (input.flow, input.from, View::of(frame)) else { continue };
+                let (Some(index), Side::Client, Some(view)) = (input.flow, input.from, View::of(frame)) else {
+                    continue;
+                };
                 let flow = &self.generator.flows[index];
                 let is_translated = view.src == flow.seen() && view.dst == flow.listen.to;
                 if !is_translated || view.is_icmp_error(frame) || view.fragment.is_some_and(|(offset, _)| offset != 0) {
@@ -259,7 +266,8 @@ impl Oracle {
         let before = flow.bound[lab];
         let holder = self.holders[lab].insert((flow.protocol, flow.listen.to, flow.to_port(), port), index);
         // Another port than before: only after the end of a connection, or where it never became one.
-        let may_change = flow.protocol == TCP && matches!(flow.stage, Stage::Opening | Stage::Closed | Stage::Reset(_) | Stage::Odd);
+        let may_change =
+            flow.protocol == TCP && matches!(flow.stage, Stage::Opening | Stage::Closed | Stage::Reset(_) | Stage::Odd);
         let mut problem = None;
         if let Some(before) = before.filter(|_| !may_change) {
             problem = Some(format!("port {port} follows {before} for {flow:?}"));

@@ -33,6 +33,8 @@ pub(crate) struct Flow {
     /// The source port that the backend sees, by lab.
     pub(crate) bound: [Option<u16>; 2],
     pub(crate) source: Source,
+    /// What was sent.
+    pub(crate) history: Vec<String>,
 }
 
 impl Flow {
@@ -82,12 +84,9 @@ impl Flow {
                 options: content.options.clone(),
                 payload: content.payload.clone(),
             },
-            UDP => Body::Udp {
-                src: src_port,
-                dst: dst_port,
-                unsummed: content.unsummed,
-                payload: content.payload.clone(),
-            },
+            UDP => {
+                Body::Udp { src: src_port, dst: dst_port, unsummed: content.unsummed, payload: content.payload.clone() }
+            }
             ICMP | ICMPV6 => {
                 Body::Echo { reply: from == Side::Home, id: port, seq: mark, payload: content.payload.clone() }
             }

@@ -100,6 +100,7 @@ impl Generator {
                 stage: Stage::Closed,
                 bound: [None; 2],
                 source,
+                history: Vec::new(),
             });
             self.flows.len() - 1
         })
@@ -143,9 +144,9 @@ impl Generator {
     /// One of the latest flows, if there is one that both labs have opened.
     fn active(&mut self) -> Option<usize> {
         let first = self.flows.len().saturating_sub(ACTIVE);
-        (0..8).map(|_| self.rng.usize(first..self.flows.len().max(first + 1))).find(|index| {
-            self.flows.get(*index).is_some_and(|flow| flow.is_bound() && flow.stage != Stage::Odd)
-        })
+        (0..8)
+            .map(|_| self.rng.usize(first..self.flows.len().max(first + 1)))
+            .find(|index| self.flows.get(*index).is_some_and(|flow| flow.is_bound() && flow.stage != Stage::Odd))
     }
 
     /// The next so many packets.
@@ -171,7 +172,7 @@ impl Generator {
                 }
                 76..84 => {
                     let flow = match self.active() {
-                        Some(flow) if !self.one_in(4) => flow,
+                        Some(flow) if !self.one_in(4) && self.is_settled(flow) => flow,
                         _ => self.fresh_flow(),
                     };
                     self.broken(flow)
@@ -204,6 +205,7 @@ impl Generator {
             flow.packet(from, port, mark, &content)
         });
         self.dress(&mut packets);
+        self.flows[flow].history.push(format!("{what} from {from:?} {mark:#06x}"));
         Input { mark, from, what, flow: Some(flow), packets, to: None }
     }
 
@@ -234,6 +236,7 @@ impl Generator {
             payload: if is_tcp { Vec::new() } else { self.payload() },
         };
         self.flows[flow].advance(Side::Client, content.flags);
+        self.flows[flow].bound = [None; 2];
         self.of_flow("opens", flow, Side::Client, &content)
     }
 
@@ -272,6 +275,10 @@ impl Generator {
             payload: if flags & (SYN | RST) != 0 || what == "last ACK" { Vec::new() } else { self.payload() },
         };
         self.flows[index].advance(from, flags);
+        if what == "reuse" {
+            // It may get another port.
+            self.flows[index].bound = [None; 2];
+        }
         self.of_flow(what, index, from, &content)
     }
 
@@ -287,7 +294,7 @@ impl Generator {
             0 if !self.v6() => Damage::HeaderChecksum(bits),
             1 => Damage::Length(self.rng.i16(1..100)),
             2 => Damage::Length(-self.rng.i16(1..20)),
-            3 => Damage::FirstByte(self.pick(&[0x44, 0x55, 0x41, 0x4f, 0x65, 0x05, 0x00])),
+            3 => Damage::FirstByte(self.pick(&[if self.v6() { 0x45 } else { 0x44 }, 0x55, 0x75, 0x35, 0x05, 0x00])),
             4 if protocol == UDP => Damage::UdpLength(self.pick(&[-9, -8, -1, 1, 20, 2000])),
             4 | 5 if protocol == TCP => Damage::TcpOffset(self.pick(&[0, 1, 4, 15])),
             6 => Damage::Cut(header + self.rng.usize(..20)),
@@ -310,10 +317,26 @@ impl Generator {
         let index = self.fresh_flow();
         self.flows[index].stage = Stage::Odd;
         // Where the backend sees our address, a port out of the blue might be another flow's.
-        let from = if self.source == Source::Masquerade { Side::Client } else { self.pick(&[Side::Client, Side::Home]) };
+        let from =
+            if self.source == Source::Masquerade { Side::Client } else { self.pick(&[Side::Client, Side::Home]) };
         let flags = self.pick(&[
-            RST, RST | ACK, SYN | ACK, ACK, FIN | ACK, FIN, 0, SYN | FIN, SYN | RST, FIN | RST, PSH, ACK | PSH, 0x3f, 0xff,
-            SYN | 0xc0, SYN | PSH, SYN | 0x20,
+            RST,
+            RST | ACK,
+            SYN | ACK,
+            ACK,
+            FIN | ACK,
+            FIN,
+            0,
+            SYN | FIN,
+            SYN | RST,
+            FIN | RST,
+            PSH,
+            ACK | PSH,
+            0x3f,
+            0xff,
+            SYN | 0xc0,
+            SYN | PSH,
+            SYN | 0x20,
         ]);
         let content = Content { flags, payload: self.payload(), ..Content::default() };
         self.of_flow("stray", index, from, &content)
@@ -327,9 +350,16 @@ impl Generator {
         let mut input = self.of_flow("strange", index, Side::Client, &content);
         let listen = self.flows[index].listen.address;
         let v4 = ["127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.5", "255.255.255.255", "240.0.0.1", "169.254.1.1"];
-        let v6 = ["::1", "::", "ff02::1", "fe80::1234", "::ffff:192.0.2.1", "2001:db8:1::1"];
-        let strange = plan::parse(if self.v6() { self.pick(&v6) } else { self.pick(&v4) });
-        match self.rng.u8(..5) {
+        let v6 = ["::1", "::", "ff02::1", "::ffff:192.0.2.1", "2001:db8:1::1", "fe80::1234"];
+        let kind = self.rng.u8(..5);
+        // What is for a link-local address is forwarded, and comes back seconds later as unreachable.
+        let v6 = if kind == 2 { &v6[..5] } else { &v6 };
+        let strange = plan::parse(if self.v6() { self.pick(v6) } else { self.pick(&v4) });
+        for packet in &mut input.packets {
+            packet.options.clear();
+            packet.extensions.clear();
+        }
+        match kind {
             0 => input.to = Some([2, 0, 0, 0, 9, 9]),
             1 => input.to = Some([0xff; 6]),
             2 => input.packets.iter_mut().for_each(|packet| packet.dst = strange),
@@ -339,9 +369,14 @@ impl Generator {
         input
     }
 
+    /// Whether data can go both ways.
+    fn is_settled(&self, index: usize) -> bool {
+        self.flows[index].protocol != TCP || self.flows[index].stage == Stage::Established
+    }
+
     /// With too few hops left, or too big for the way.
     fn will_not_get_there(&mut self, index: usize) -> Input {
-        if self.flows[index].protocol == TCP && self.flows[index].stage != Stage::Established {
+        if !self.is_settled(index) {
             return self.goes_on(index);
         }
         let from = self.pick(&[Side::Client, Side::Home]);

@@ -50,13 +50,39 @@ pub(crate) struct Packet {
 /// What follows the IP header. Ports in host order.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    Tcp { src: u16, dst: u16, seq: u32, ack: u32, flags: u8, options: Vec<u8>, payload: Vec<u8> },
+    Tcp {
+        src: u16,
+        dst: u16,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        options: Vec<u8>,
+        payload: Vec<u8>,
+    },
     /// `unsummed`: with checksum 0.
-    Udp { src: u16, dst: u16, unsummed: bool, payload: Vec<u8> },
-    Echo { reply: bool, id: u16, seq: u16, payload: Vec<u8> },
+    Udp {
+        src: u16,
+        dst: u16,
+        unsummed: bool,
+        payload: Vec<u8>,
+    },
+    Echo {
+        reply: bool,
+        id: u16,
+        seq: u16,
+        payload: Vec<u8>,
+    },
     /// Any other ICMP message.
-    Icmp { kind: u8, code: u8, rest: [u8; 4], payload: Vec<u8> },
-    Other { protocol: u8, payload: Vec<u8> },
+    Icmp {
+        kind: u8,
+        code: u8,
+        rest: [u8; 4],
+        payload: Vec<u8>,
+    },
+    Other {
+        protocol: u8,
+        payload: Vec<u8>,
+    },
 }
 
 /// What is wrong with a packet.
@@ -84,7 +110,13 @@ impl Body {
         match self {
             Self::Tcp { .. } => TCP,
             Self::Udp { .. } => UDP,
-            Self::Echo { .. } | Self::Icmp { .. } => if v6 { ICMPV6 } else { ICMP },
+            Self::Echo { .. } | Self::Icmp { .. } => {
+                if v6 {
+                    ICMPV6
+                } else {
+                    ICMP
+                }
+            }
             Self::Other { protocol, .. } => *protocol,
         }
     }

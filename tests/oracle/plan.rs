@@ -31,7 +31,11 @@ pub(crate) struct Listen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     /// TCP and UDP: so many ports from the first, to as many.
-    Ports { first: u16, to: u16, count: u16 },
+    Ports {
+        first: u16,
+        to: u16,
+        count: u16,
+    },
     Echo,
     Everything,
 }
@@ -98,7 +102,8 @@ pub(crate) fn parse(text: &str) -> IpAddr {
 /// The addresses of the forwarder with their prefix lengths.
 pub(crate) fn own_addresses(family: Family) -> Vec<(&'static str, String)> {
     let length = if family == Family::V4 { 24 } else { 64 };
-    let own = [("eth0", ours(family, Side::Client)), ("eth0", whole_address(family)), ("eth1", ours(family, Side::Home))];
+    let own =
+        [("eth0", ours(family, Side::Client)), ("eth0", whole_address(family)), ("eth1", ours(family, Side::Home))];
     own.map(|(interface, address)| (interface, format!("{address}/{length}"))).into()
 }
 
@@ -144,7 +149,8 @@ impl Listen {
                     let mut rules = String::new();
                     for index in 0..count {
                         let (port, to) = (first + index, first_to + index);
-                        writeln!(rules, "{ip} daddr {address} {protocol} dport {port} dnat to {bracketed}:{to}").unwrap();
+                        writeln!(rules, "{ip} daddr {address} {protocol} dport {port} dnat to {bracketed}:{to}")
+                            .unwrap();
                     }
                     rules
                 })

@@ -131,12 +131,15 @@ impl View {
 
     /// A checksum that covers the ports.
     pub(crate) fn checksum_at(&self) -> Option<usize> {
-        Some(self.transport + match self.protocol {
-            TCP => 16,
-            UDP | UDP_LITE => 6,
-            ICMP | ICMPV6 => 2,
-            _ => return None,
-        })
+        Some(
+            self.transport
+                + match self.protocol {
+                    TCP => 16,
+                    UDP | UDP_LITE => 6,
+                    ICMP | ICMPV6 => 2,
+                    _ => return None,
+                },
+        )
     }
 
     /// The port or identifier at a place.
