@@ -58,6 +58,17 @@ impl Delta {
         !fold(!field as u32 + self.0 as u32)
     }
 
+    /// The one word that has to change by as much to make up for this change, so that the sum stays the same (RFC 6296
+    /// section 3.6). For a `word` that is not 0xffff; neither is the result, though it is as good as 0 in the sum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn compensated(self, word: u16) -> u16 {
+        match fold(word as u32 + !self.0 as u32) {
+            0xffff => 0,
+            other => other,
+        }
+    }
+
     /// A UDP checksum field after the change: absent (0) stays absent, and one that computes to 0 is sent as all
     /// ones (RFC 768; RFC 8200 section 8.1 and, for zero over IPv6, RFC 6935).
     #[inline(always)]

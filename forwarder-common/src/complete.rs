@@ -47,10 +47,7 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
     let hop = next_hop(tables, parsed, &found);
     match hop.state {
         NextHopState::Resolved | NextHopState::Unresolved => {}
-        // Replies to this machine's own connections to a backend (health checks, say) are its own.
-        NextHopState::Local if matches!(found, Found::Reply(_)) => {
-            return Verdict::of(Outcome::ToSelf);
-        }
+        NextHopState::Local if found.may_be_own() => return Verdict::of(Outcome::ToSelf),
         _ => return Verdict::of(Outcome::DropNoRoute),
     }
     if parsed.hop_limit <= 1 {
@@ -124,8 +121,8 @@ fn commit<A: Address, T: Tables<A>>(
     draft: &mut Draft<A>,
 ) -> Result<(), Outcome> {
     match found {
-        Found::Forward(rule) => decide_stateless(rule, parsed, Direction::Forward, draft),
-        Found::Reply(rule) => decide_stateless(rule, parsed, Direction::Reply, draft),
+        Found::Forward(rule) => return decide_stateless(rule, parsed, Direction::Forward, draft),
+        Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
         Found::New(rule) => {
             open_flow(tables, parsed, rule, draft)?;
             let entry = tables.embryonic(&parsed.key).ok_or(Outcome::DropNoFlow)?;
@@ -194,11 +191,18 @@ fn await_acknowledgment<A: Address, T: Tables<A>>(
 
 /// What a stateless rule says of a packet in this direction. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn decide_stateless<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>, direction: Direction, draft: &mut Draft<A>) {
-    draft.decision = match direction {
+fn decide_stateless<A: Address>(
+    rule: &Rule<A>,
+    parsed: &Parsed<A>,
+    direction: Direction,
+    draft: &mut Draft<A>,
+) -> Result<(), Outcome> {
+    let decision = match direction {
         Direction::Forward => stateless_forward(rule, parsed),
         Direction::Reply => stateless_reply(rule, parsed),
     };
+    draft.decision = decision.ok_or(Outcome::DropNoMapping)?;
+    Ok(())
 }
 
 #[inline(always)]

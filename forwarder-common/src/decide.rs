@@ -5,6 +5,7 @@ use crate::{
     address::Address,
     checksum::Delta,
     parse::Parsed,
+    prefix,
     tables::{Event, Tables},
 };
 
@@ -128,11 +129,18 @@ pub fn backend_port<A>(rule: &Rule<A>, parsed: &Parsed<A>) -> u16 {
     if rule.port_shift == 0 { parsed.key.dst_port } else { shifted(parsed.key.dst_port, rule.port_shift) }
 }
 
-/// Client to backend under a stateless rule.
+/// Client to backend under a stateless rule. `None` if a one-to-one rule has no address for it ([`prefix`]).
 #[inline(always)]
-pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Decision<A> {
+pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Option<Decision<A>> {
+    if rule.flags & rule_flags::PREFIX != 0 {
+        return Some(Decision {
+            rewrite: prefix::forward(rule, &parsed.key)?,
+            counter: rule.counter,
+            direction: Direction::Forward,
+        });
+    }
     let dst_port = backend_port(rule, parsed);
-    Decision {
+    Some(Decision {
         rewrite: Rewrite {
             src: parsed.key.src,
             dst: rule.to,
@@ -143,18 +151,25 @@ pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Deci
         },
         counter: rule.counter,
         direction: Direction::Forward,
-    }
+    })
 }
 
-/// Backend to client under a stateless rule.
+/// Backend to client under a stateless rule. `None` if a one-to-one rule has no address for it ([`prefix`]).
 #[inline(always)]
-pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Decision<A> {
+pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Option<Decision<A>> {
+    if rule.flags & rule_flags::PREFIX != 0 {
+        return Some(Decision {
+            rewrite: prefix::reply(rule, &parsed.key)?,
+            counter: rule.counter,
+            direction: Direction::Reply,
+        });
+    }
     let src_port = if rule.port_shift == 0 {
         parsed.key.src_port
     } else {
         shifted(parsed.key.src_port, rule.port_shift.wrapping_neg())
     };
-    Decision {
+    Some(Decision {
         rewrite: Rewrite {
             src: rule.listen,
             dst: parsed.key.dst,
@@ -165,7 +180,7 @@ pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Decisi
         },
         counter: rule.counter,
         direction: Direction::Reply,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -71,10 +71,18 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
         if is_hairpin(rule, parsed.key.src) {
             return Err(Outcome::ToTc);
         }
-        return Ok((stateless_forward(rule, parsed), None));
+        return Ok((stateless_forward(rule, parsed).ok_or(Outcome::ToTc)?, None));
     }
     match backend_rule(tables, parsed) {
-        Some(rule) => Ok((stateless_reply(rule, parsed), None)),
+        // A rule that keeps flows may lead to a host of a one-to-one rule: its new flows are looked up at TC.
+        Some(rule)
+            if rule.flags & rule_flags::PREFIX != 0
+                && settings.flags & setting_flags::FLOWS != 0
+                && tables.embryonic(&parsed.key).is_some() =>
+        {
+            Err(Outcome::ToTc)
+        }
+        Some(rule) => Ok((stateless_reply(rule, parsed).ok_or(Outcome::ToTc)?, None)),
         None => Err(Outcome::NotOurs),
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_rule},
     flow_state::FlowState,
     parse::Parsed,
+    prefix,
     tables::{FlowEntry, NotInserted, Tables},
     verdict::Outcome,
 };
@@ -30,7 +31,11 @@ impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
     pub(crate) fn src(&self, parsed: &Parsed<A>) -> A {
         match self {
             Self::Established(entry) | Self::Embryonic(entry) => entry.get().rewrite.src,
+            Self::Reply(rule) if rule.flags & rule_flags::PREFIX != 0 => {
+                prefix::outside(rule, parsed.key.src).unwrap_or(parsed.key.src)
+            }
             Self::Reply(rule) => rule.listen,
+            Self::Forward(rule) if rule.flags & rule_flags::PREFIX != 0 => prefix::source(rule, parsed.key.src),
             Self::New(rule) if hides(rule, parsed.key.src) => rule.source,
             Self::Forward(_) | Self::New(_) => parsed.key.src,
         }
@@ -42,7 +47,21 @@ impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
         match self {
             Self::Established(entry) | Self::Embryonic(entry) => entry.get().rewrite.dst,
             Self::Reply(_) => parsed.key.dst,
+            Self::Forward(rule) if rule.flags & rule_flags::PREFIX != 0 => {
+                prefix::inside(rule, parsed.key.dst).unwrap_or(parsed.key.dst)
+            }
             Self::Forward(rule) | Self::New(rule) => rule.to,
+        }
+    }
+
+    /// Whether the packet is this machine's own if its way leads to this machine: replies to the machine's own
+    /// connections to a backend (health checks, say), and what a one-to-one rule maps onto an address of the machine.
+    #[inline(always)]
+    pub(crate) fn may_be_own(&self) -> bool {
+        match self {
+            Self::Reply(_) => true,
+            Self::Forward(rule) => rule.flags & rule_flags::PREFIX != 0,
+            Self::Established(_) | Self::Embryonic(_) | Self::New(_) => false,
         }
     }
 }

@@ -25,6 +25,7 @@ pub mod fragment;
 pub mod open_flow;
 pub mod packet;
 pub mod parse;
+pub mod prefix;
 pub mod tables;
 #[cfg(test)]
 mod test_packet;

@@ -85,6 +85,30 @@ macro_rules! both_families {
 }
 pub(crate) use both_families;
 
+/// The address with the bit flipped that so many bits come after.
+pub(crate) fn flipped(address: IpAddr, bit: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) ^ (1 << bit)).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) ^ (1 << bit)).into()),
+    }
+}
+
+/// The address with nothing but its first `bits` left.
+pub(crate) fn network(address: IpAddr, bits: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & u32::MAX.checked_shl(32 - bits).unwrap_or(0)).into()),
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & u128::MAX.checked_shl(128 - bits).unwrap_or(0)).into()),
+    }
+}
+
+/// Ones in the first `bits`.
+pub(crate) fn mask<F: TestFamily>(bits: u32) -> F::Address {
+    F::address(match F::CLIENT {
+        IpAddr::V4(_) => network(IpAddr::V4(u32::MAX.into()), bits),
+        IpAddr::V6(_) => network(IpAddr::V6(u128::MAX.into()), bits),
+    })
+}
+
 /// Which hook a packet comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
@@ -191,6 +215,22 @@ impl<F: TestFamily> World<F> {
         let slot = self.forward_block(ends, (0, RangeKey::<F::Address>::TAIL_BITS), source);
         if let Some(rule) = self.tables.rules.get_mut(&slot) {
             rule.flags |= rule_flags::SPARES_SOCKETS;
+        }
+        slot
+    }
+
+    /// One to one: the prefixes of so many bits around two addresses; returns the rule's slot.
+    pub(crate) fn forward_prefix(&mut self, listen: IpAddr, to: IpAddr, bits: u32) -> u32 {
+        let [listen, to] = [listen, to].map(|address| network(address, bits));
+        let slot = self.rule(SocketAddr::new(listen, 0), SocketAddr::new(to, 0), Source::Preserved);
+        let (listen, to) = (F::address(listen), F::address(to));
+        if let Some(rule) = self.tables.rules.get_mut(&slot) {
+            rule.flags |= rule_flags::PREFIX;
+            rule.mask = mask::<F>(bits);
+        }
+        for (address, side) in [(listen, Side::Listen), (to, Side::Backend)] {
+            let key = RangeKey { prefix_len: 32 + bits, side: side as u32, address, protocol: 0, port: 0 };
+            self.tables.ranges.insert(key, RuleRef::settled(slot));
         }
         slot
     }

@@ -84,6 +84,8 @@ outcomes! {
     DropNoFlow = "drop_no_flow" Drop,
     /// A fragment of a datagram whose first fragment was dropped, or one that would lie over the transport header.
     DropFragment = "drop_fragment" Drop,
+    /// A one-to-one rule has no address for it: the bits that would balance the checksum are all ones (RFC 6296).
+    DropNoMapping = "drop_no_mapping" Drop,
     /// A packet that should have been writable was not, or the kernel refused to send it on.
     DropError = "drop_error" Drop,
 }

@@ -29,10 +29,10 @@ pub struct Endpoint<A> {
 layout!(Endpoint<V4>, 8, [V4, u16, u8, u8]);
 layout!(Endpoint<V6>, 20, [V6, u16, u8, u8]);
 
-/// A longest-prefix-match key for what no single [`Endpoint`] can say: port ranges and whole addresses.
+/// A longest-prefix-match key for what no single [`Endpoint`] can say: port ranges, whole addresses and prefixes.
 ///
 /// The data after `prefix_len` is compared bit by bit in memory order, so all of it is in network order.
-/// Prefix lengths in bits, with `w` = bits of an address: `32 + w` any protocol and port of the address,
+/// Prefix lengths in bits, with `w` = bits of an address: `32 + n` a prefix of `n` < `w` bits, `32 + w` any protocol and port of the address,
 /// `32 + w + 16` any port of one protocol, `32 + w + 32 - k` an aligned block of 2^k ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]

@@ -16,7 +16,8 @@ pub struct Rule<A> {
     /// With [`rule_flags::REWRITE_SOURCE`] or [`rule_flags::HAIRPIN`]: the address of ours that the backend sees;
     /// network order. Else zero.
     pub source: A,
-    /// With [`rule_flags::HAIRPIN`]: ones where the addresses of the backend's network are the same as `to`. Else zero.
+    /// With [`rule_flags::HAIRPIN`]: ones where the addresses of the backend's network are the same as `to`. With
+    /// [`rule_flags::PREFIX`]: ones in the prefixes' bits. Else zero.
     pub mask: A,
     /// Checksum delta of `listen` → `to` ([`crate::checksum::Delta`]).
     pub to_delta: u16,
@@ -45,4 +46,6 @@ pub mod rule_flags {
     /// The backend sees the client's address, save those of its own network ([`super::Rule::mask`]), itself included:
     /// to them it would answer directly, past us. For them it sees [`super::Rule::source`], and a flow is kept.
     pub const HAIRPIN: u32 = 1 << 4;
+    /// One to one: `listen` and `to` are prefixes of the length that `mask` says ([`crate::prefix`]).
+    pub const PREFIX: u32 = 1 << 5;
 }

@@ -2,6 +2,7 @@
 
 mod hairpin;
 mod life;
+mod prefix;
 mod sharing;
 
 use std::vec;

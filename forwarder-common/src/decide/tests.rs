@@ -4,13 +4,14 @@ use super::*;
 use crate::{
     abi::RuleRef,
     test_packet::{Body, NETWORK, TestPacket, at},
-    test_world::{Source, TestFamily, World, both_families},
+    test_world::{Source, TestFamily, World, both_families, flipped},
 };
 
 both_families!(
     an_exact_port_comes_before_a_range_before_a_whole_address,
     a_reload_switches_both_sides_of_a_rule_at_its_generation,
     an_exact_port_that_is_gone_leaves_the_range_below_it,
+    a_longer_prefix_comes_before_a_shorter_one,
     nothing_is_looked_up_that_no_rule_needs,
     protocols_and_sides_are_told_apart,
     allow_lists,
@@ -100,6 +101,35 @@ fn an_exact_port_that_is_gone_leaves_the_range_below_it<F: TestFamily>() {
     assert_eq!(found(&world, &to::<F>(80, Body::Udp)), (None, None));
 }
 
+fn a_longer_prefix_comes_before_a_shorter_one<F: TestFamily>() {
+    let mut world = World::<F>::new();
+    let all = if F::LISTEN.is_ipv4() { 32 } else { 128 };
+    // Both listens, and all addresses of the tests, share their first 14 bits or more.
+    world.forward_prefix(F::LISTEN, F::BACKEND, 14); // 101
+    world.forward_prefix(F::LISTEN, F::BACKEND, all - 6); // 102
+    world.forward_address(F::LISTEN, F::BACKEND, Source::Preserved); // 103
+    world.forward(at(F::LISTEN, 80), at(F::BACKEND, 80), Source::Preserved); // 104
+    let table = [
+        (F::LISTEN, 80, Some(104)),
+        (F::LISTEN, 81, Some(103)),
+        (F::OTHER_LISTEN, 80, Some(102)),
+        (flipped(F::LISTEN, 5), 80, Some(102)),
+        (flipped(F::LISTEN, 6), 80, Some(101)),
+        (flipped(F::LISTEN, all - 15), 80, Some(101)),
+        (flipped(F::LISTEN, all - 14), 80, None),
+    ];
+    for (address, port, counter) in table {
+        let packet = to::<F>(port, Body::Udp).with(|p| p.dst.set_ip(address));
+        assert_eq!(found(&world, &packet).0, counter, "{address} {port}");
+    }
+    let table = [(0, 80, Some(104)), (0, 81, Some(103)), (5, 80, Some(102)), (6, 80, Some(101)), (all - 14, 80, None)];
+    for (bit, port, counter) in table {
+        let backend = if bit == 0 { F::BACKEND } else { flipped(F::BACKEND, bit) };
+        let packet = TestPacket::new(at(backend, port), at(F::CLIENT, 1), Body::Udp);
+        assert_eq!(found(&world, &packet).1, counter, "{backend} {port}");
+    }
+}
+
 fn nothing_is_looked_up_that_no_rule_needs<F: TestFamily>() {
     let mut world = World::<F>::with_rule(Source::Preserved);
     world.tables.settings.flags &= !setting_flags::STATELESS;
@@ -137,10 +167,10 @@ fn port_shifts_wrap_both_ways<F: TestFamily>() {
         let mut world = World::<F>::new();
         world.forward(at(F::LISTEN, listen), at(F::BACKEND, backend), Source::Preserved);
         let rule = world.tables.rule(1).unwrap();
-        let forward = stateless_forward(rule, &parsed::<F>(&to::<F>(listen, Body::Udp)));
+        let forward = stateless_forward(rule, &parsed::<F>(&to::<F>(listen, Body::Udp))).unwrap();
         assert_eq!((forward.rewrite.src_port, forward.rewrite.dst_port), (40001u16.to_be(), backend.to_be()));
         assert_eq!((forward.counter, forward.direction), (101, Direction::Forward));
-        let reply = stateless_reply(rule, &parsed::<F>(&from::<F>(backend, Body::Udp)));
+        let reply = stateless_reply(rule, &parsed::<F>(&from::<F>(backend, Body::Udp))).unwrap();
         assert_eq!((reply.rewrite.src_port, reply.rewrite.dst_port), (listen.to_be(), 40001u16.to_be()));
         assert_eq!((reply.counter, reply.direction), (101, Direction::Reply));
     }

@@ -8,14 +8,16 @@ use std::{
 
 use anyhow::Result;
 use forwarder_common::{
-    abi::{Endpoint, RangeKey, Side},
+    abi::{Endpoint, RangeKey, Side, rule_flags},
     address::{V4, V6},
 };
+
+use ipnet::IpNet;
 
 use super::invalid;
 use crate::{
     config::{
-        Compiled, Family, FamilyTables,
+        Compiled, Family, FamilyTables, LogicalRule,
         rule::protocol_numbers::{TCP, UDP},
     },
     machine::sockets::Listener,
@@ -112,16 +114,27 @@ fn in_family<A: Family>(tables: &FamilyTables<A>, address: A, protocol: u8, port
     let endpoint = Endpoint { address, port: port.to_be(), protocol, side: Side::Listen as u8 };
     let exact = tables.endpoints.get(&endpoint);
     let index = exact.or_else(|| longest_range(&tables.ranges, &endpoint))?;
-    tables.rules.get(*index).map(|rule| rule.name.as_ref())
+    tables.rules.get(*index).filter(|rule| concerns_us(rule)).map(|rule| rule.name.as_ref())
 }
 
 /// The range that a longest-prefix match finds, as the kernel does.
 fn longest_range<'a, A: Family>(ranges: &'a BTreeMap<RangeKey<A>, usize>, endpoint: &Endpoint<A>) -> Option<&'a usize> {
     ranges
         .iter()
-        .filter(|(range, _)| range.address == endpoint.address && matches(range, endpoint))
+        .filter(|(range, _)| contains(range, endpoint.address) && matches(range, endpoint))
         .max_by_key(|(range, _)| range.prefix_len)
         .map(|(_, index)| index)
+}
+
+/// Whether the address is the range's, or of its prefix.
+fn contains<A: Family>(range: &RangeKey<A>, address: A) -> bool {
+    let bits = range.prefix_len.saturating_sub(RangeKey::<A>::SIDE_BITS).min(A::BITS.into());
+    IpNet::new(range.address.ip(), bits as u8).is_ok_and(|prefix| prefix.contains(&address.ip()))
+}
+
+/// Whether the rule takes something from this machine itself: a prefix in which the machine has no address does not.
+const fn concerns_us<A>(rule: &LogicalRule<A>) -> bool {
+    rule.body.flags & (rule_flags::PREFIX | rule_flags::SPARES_SOCKETS) != rule_flags::PREFIX
 }
 
 /// Whether the range contains the endpoint, addresses apart.
@@ -150,7 +163,9 @@ fn any_in_family<'a, A: Family>(tables: &'a FamilyTables<A>, listener: &Listener
     };
     let exact =
         tables.endpoints.iter().find(|(endpoint, _)| **endpoint == wanted(endpoint.address)).map(|(_, index)| index);
-    let ranges = || tables.ranges.iter().filter(|(range, _)| matches(range, &wanted(range.address)));
+    let concerns = |index: &usize| tables.rules.get(*index).is_some_and(concerns_us);
+    let ranges =
+        || tables.ranges.iter().filter(|(range, index)| matches(range, &wanted(range.address)) && concerns(index));
     let longest = || ranges().max_by_key(|(range, _)| range.prefix_len).map(|(_, index)| index);
     let index = exact.or_else(longest)?;
     tables.rules.get(*index).map(|rule| rule.name.as_ref())

@@ -1,5 +1,7 @@
 //! Whether the parts of one rule agree: families, numbers of ports, protocols with and without ports.
 
+use ipnet::IpNet;
+
 use super::{
     report::Report,
     rule::{Listen, ListenHost, Placed, Ports, Protocol, Source, Target, protocol_numbers},
@@ -15,6 +17,7 @@ const fn family(v6: bool) -> &'static str {
 fn is_v6(listen: &Listen) -> Option<bool> {
     match &listen.host {
         ListenHost::Address(address) => Some(address.is_ipv6()),
+        ListenHost::Prefix(prefix) => Some(prefix.addr().is_ipv6()),
         ListenHost::Interface(_) => None,
     }
 }
@@ -30,6 +33,10 @@ pub(super) fn check(part: &Part, label: &str, report: &mut Report) {
             check_listen(listen, to, label, report);
         }
     }
+    if let Some(listen) = part.listen.iter().find(|listen| listen.is_prefix()) {
+        check_one_to_one(part, listen, label, report);
+        return;
+    }
     check_protocols(part, label, report);
     if let Some(to) = &part.to {
         check_source(part, to, label, report);
@@ -43,6 +50,10 @@ fn check_listen(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, repor
         let what =
             format!("{label}listen \"{}\" is {} and to \"{}\" is {}", listen.value, family(!v6), to.value, family(v6));
         report.error(listen.place, what, "a backend and a listen of the same family");
+        return;
+    }
+    if listen.is_prefix() || to.prefix_len.is_some() {
+        check_prefixes(listen, to, label, report);
         return;
     }
     let bare = Target { ports: None, ..to.value };
@@ -72,6 +83,51 @@ fn check_listen(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, repor
             report.error(to.place, what, hint);
         }
         (_, None) | (Some(_), Some(_)) => {}
+    }
+}
+
+/// One prefix onto another needs as many addresses on both sides.
+fn check_prefixes(listen: &Placed<Listen>, to: &Placed<Target>, label: &str, report: &mut Report) {
+    let sides = format!("{label}listen \"{}\" and to \"{}\"", listen.value, to.value);
+    match (&listen.host, to.prefix()) {
+        (ListenHost::Prefix(outer), Some(inner)) if outer.prefix_len() != inner.prefix_len() => {
+            let fitting = IpNet::new(inner.addr(), outer.prefix_len()).map(|net| net.trunc().to_string());
+            let what = format!("{sides} are prefixes of different lengths");
+            report.error(to.place, what, format!("to = \"{}\"", fitting.unwrap_or_default()));
+        }
+        (ListenHost::Prefix(outer), Some(inner)) if *outer == inner => {
+            report.error(to.place, format!("{sides} are the same prefix"), "the inner hosts' own prefix");
+        }
+        (ListenHost::Prefix(outer), None) => {
+            let what = format!("{label}listen \"{outer}\" is a prefix and to \"{}\" is none", to.value);
+            let fitting = IpNet::new(to.address, outer.prefix_len()).map(|net| net.trunc().to_string());
+            report.error(to.place, what, format!("to = \"{}\"", fitting.unwrap_or_default()));
+        }
+        (ListenHost::Prefix(_), Some(_)) => {}
+        (_, Some(inner)) => {
+            let what = format!("{label}to \"{inner}\" is a prefix and listen \"{}\" is none", listen.value);
+            report.error(listen.place, what, format!("a prefix of the same length (/{})", inner.prefix_len()));
+        }
+        _ => {}
+    }
+}
+
+/// One to one everything goes, as it is.
+fn check_one_to_one(part: &Part, listen: &Placed<Listen>, label: &str, report: &mut Report) {
+    let prefix = format!("{label}listen \"{}\" is a prefix, which", listen.value);
+    if let Some(protocol) = part.protocol.iter().flatten().next() {
+        report.error(protocol.place, format!("{prefix} takes every protocol"), "leave `protocol` out");
+    }
+    if let Some(source) = part.source.as_ref().filter(|source| source.value != Source::Preserve) {
+        let what =
+            format!("{prefix} goes one to one with the clients' addresses, not with source \"{}\"", source.value);
+        report.error(source.place, what, "source = \"preserve\", or leave `source` out");
+    }
+    if let Some(stateless) = part.stateless.filter(|stateless| !stateless.value) {
+        report.error(stateless.place, format!("{prefix} never keeps flows"), "leave `stateless` out");
+    }
+    if let Some(to) = &part.to {
+        check_allow(part, to, label, report);
     }
 }
 
@@ -140,7 +196,7 @@ fn check_source(part: &Part, to: &Placed<Target>, label: &str, report: &mut Repo
 
 fn check_allow(part: &Part, to: &Placed<Target>, label: &str, report: &mut Report) {
     let v6 = to.address.is_ipv6();
-    let foreign = |prefix: &&Placed<ipnet::IpNet>| prefix.addr().is_ipv6() != v6;
+    let foreign = |prefix: &&Placed<IpNet>| prefix.addr().is_ipv6() != v6;
     let all = !part.allow.is_empty() && part.allow.iter().all(|prefix| foreign(&prefix));
     for prefix in part.allow.iter().filter(foreign) {
         let what = format!(

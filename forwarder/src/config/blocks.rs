@@ -7,6 +7,8 @@ use super::{family::Family, rule::Ports};
 /// What a range key says beside its address and side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
+    /// Every protocol and port of a prefix of so many bits.
+    Prefix(u8),
     /// Every protocol and port.
     Everything,
     /// Every port of a protocol.
@@ -17,13 +19,15 @@ pub(super) enum Extent {
 
 /// The key for an extent; what lies beyond its prefix is zero.
 pub(super) fn key<A: Family>(side: Side, address: A, extent: Extent) -> RangeKey<A> {
-    let (protocol, port, tail) = match extent {
-        Extent::Everything => (0, 0, 0),
-        Extent::Protocol(protocol) => (protocol, 0, RangeKey::<A>::PROTOCOL_BITS),
-        Extent::Block { protocol, first, bits } => (protocol, first, RangeKey::<A>::TAIL_BITS - bits),
+    let whole = u32::from(A::BITS);
+    let (protocol, port, bits) = match extent {
+        Extent::Prefix(bits) => (0, 0, bits.into()),
+        Extent::Everything => (0, 0, whole),
+        Extent::Protocol(protocol) => (protocol, 0, whole + RangeKey::<A>::PROTOCOL_BITS),
+        Extent::Block { protocol, first, bits } => (protocol, first, whole + RangeKey::<A>::TAIL_BITS - bits),
     };
     RangeKey {
-        prefix_len: RangeKey::<A>::SIDE_BITS + u32::from(A::BITS) + tail,
+        prefix_len: RangeKey::<A>::SIDE_BITS + bits,
         side: side as u32,
         address,
         protocol: u16::from(protocol).to_be(),

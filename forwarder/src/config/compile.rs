@@ -20,6 +20,7 @@ use super::{
     blocks::{self, Extent},
     diagnostics::Diagnostics,
     family::Family,
+    one_to_one,
     report::Report,
     rule::{Forward, Listen, ListenHost, Placed, Ports, Source, protocol_numbers},
     settings::{Limits, Timeouts},
@@ -127,7 +128,9 @@ impl Hairpin {
     /// Of a rule that preserves the client's address; none if there is no route to its backend.
     fn of(forward: &Forward, machine: &Machine) -> Option<Self> {
         let backend = forward.to.address;
-        let source = *machine.sources.get(&backend).filter(|_| forward.source.value == Source::Preserve)?;
+        // One to one, they are seen with their outer addresses.
+        let preserved = forward.source.value == Source::Preserve && forward.to.prefix_len.is_none();
+        let source = *machine.sources.get(&backend).filter(|_| preserved)?;
         let addresses = machine.interfaces.iter().flat_map(|interface| &interface.addresses);
         let network = addresses.filter(|network| network.contains(&backend)).max_by_key(|network| network.prefix_len());
         Some(Self { clients: network.map_or_else(|| backend.into(), IpNet::trunc), source })
@@ -136,7 +139,9 @@ impl Hairpin {
 
 /// How many listens of each family there are: what fills the rule tables.
 fn count(listens: &[Expanded<'_>]) -> [(&'static str, usize); 2] {
-    let is_v6 = |listen: &&Expanded<'_>| matches!(listen.host, ListenHost::Address(IpAddr::V6(_)));
+    let is_v6 = |listen: &&Expanded<'_>| {
+        matches!(listen.host, ListenHost::Address(IpAddr::V6(_)) | ListenHost::Prefix(IpNet::V6(_)))
+    };
     let v6 = listens.iter().filter(is_v6).count();
     [(V4::NAME, listens.len() - v6), (V6::NAME, v6)]
 }
@@ -181,9 +186,16 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
         };
         let listen = Listen { host: expanded.host.clone(), ports: expanded.listen.ports };
         let entry = Entry { forward, view, summary, machine, ports: listen.ports, rule: expanded.rule };
-        if let ListenHost::Address(address) = listen.host {
-            v4.add(&entry, address);
-            v6.add(&entry, address);
+        match listen.host {
+            ListenHost::Address(address) => {
+                v4.add(&entry, address);
+                v6.add(&entry, address);
+            }
+            ListenHost::Prefix(prefix) => {
+                v4.add_prefix(&entry, prefix);
+                v6.add_prefix(&entry, prefix);
+            }
+            ListenHost::Interface(_) => {}
         }
         summary.listens.push(listen);
     }
@@ -260,6 +272,34 @@ impl<A: Family> Builder<A> {
                 };
                 self.name(Side::Backend, to, protocol, entry.ports.map(shifted), index);
             }
+        }
+    }
+
+    /// Adds a one-to-one rule, if it is of this family.
+    fn add_prefix(&mut self, entry: &Entry<'_>, prefix: IpNet) {
+        let (Some(listen), Some(to), Some(mask)) =
+            (A::of(prefix.addr()), A::of(entry.forward.to.address), A::of(prefix.netmask()))
+        else {
+            return;
+        };
+        let allow = self.allow.entry(entry.rule).or_insert_with(|| allow_list(entry.forward)).clone();
+        let flag = |condition: bool, flag: u32| if condition { flag } else { 0 };
+        let own = one_to_one::own_addresses(prefix, &entry.forward.to, entry.machine);
+        let body = Rule {
+            listen,
+            to,
+            mask,
+            to_delta: Delta::address(listen, to).0,
+            flags: rule_flags::STATELESS
+                | rule_flags::PREFIX
+                | flag(allow.is_some(), rule_flags::ALLOW)
+                | flag(!own.is_empty(), rule_flags::SPARES_SOCKETS),
+            ..Rule::default()
+        };
+        let index = self.tables.rules.len();
+        self.tables.rules.push(LogicalRule { name: Arc::clone(&entry.summary.name), body, allow });
+        for (side, address) in [(Side::Listen, listen), (Side::Backend, to)] {
+            self.tables.ranges.insert(blocks::key(side, address, Extent::Prefix(prefix.prefix_len())), index);
         }
     }
 

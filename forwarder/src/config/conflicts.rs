@@ -46,6 +46,7 @@ pub(super) fn check(rules: &[View<'_>], listens: &[Expanded<'_>], report: &mut R
         };
         let v6 = match &expanded.host {
             ListenHost::Address(address) => address.is_ipv6(),
+            ListenHost::Prefix(prefix) => prefix.addr().is_ipv6(),
             ListenHost::Interface(_) => view.to.is_some_and(|to| to.address.is_ipv6()),
         };
         for protocol in view.protocols(ports, v6) {

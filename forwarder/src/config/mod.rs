@@ -10,6 +10,7 @@ pub mod family;
 mod file;
 mod nearest;
 mod on_machine;
+mod one_to_one;
 mod report;
 pub mod rule;
 pub mod settings;
@@ -64,7 +65,7 @@ impl Config {
     pub fn backends(&self) -> BTreeSet<IpAddr> {
         self.forwards
             .iter()
-            .filter(|forward| !matches!(forward.source.value, Source::Address(_)))
+            .filter(|forward| !matches!(forward.source.value, Source::Address(_)) && forward.to.prefix_len.is_none())
             .map(|forward| forward.to.address)
             .collect()
     }
@@ -135,7 +136,7 @@ impl Draft {
     pub fn backends(&self) -> BTreeSet<IpAddr> {
         let own_source =
             |part: &&Part| part.source.as_ref().is_some_and(|source| !matches!(source.value, Source::Address(_)));
-        let backend = |part: &Part| part.to.as_ref().map(|to| to.address);
+        let backend = |part: &Part| part.to.as_ref().filter(|to| to.prefix_len.is_none()).map(|to| to.address);
         self.parts.iter().filter(own_source).filter_map(backend).collect()
     }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
+use ipnet::IpNet;
+
 use super::{
+    one_to_one,
     report::Report,
     rule::{ListenHost, Placed, Source, Target, protocol_numbers},
     view::{self, Expanded, View},
@@ -25,14 +28,19 @@ pub(super) fn check(rules: &[View<'_>], listens: &[Expanded<'_>], machine: &Mach
         }
     }
     for listen in listens {
-        if let (Some(rule), ListenHost::Address(address)) = (rules.get(listen.rule), &listen.host) {
-            check_listen(rule, listen, *address, machine, own.contains_key(address), report);
+        match (rules.get(listen.rule), &listen.host) {
+            (Some(rule), ListenHost::Address(address)) => {
+                check_listen(rule, listen, *address, machine, own.contains_key(address), report);
+            }
+            (Some(rule), ListenHost::Prefix(prefix)) => check_prefix(rule, listen, *prefix, machine, report),
+            _ => {}
         }
     }
 }
 
 fn check_backend(rule: &View<'_>, to: &Placed<Target>, own: &HashMap<IpAddr, &str>, report: &mut Report) {
-    if let Some(interface) = own.get(&to.address) {
+    // Of a prefix, what leads to this machine stays here.
+    if let Some(interface) = own.get(&to.address).filter(|_| to.prefix_len.is_none()) {
         let what = format!(
             "{}to \"{}\" is an address of this machine ({interface}), where forwarding cannot lead",
             rule.label(),
@@ -67,13 +75,36 @@ fn check_source(
             report.error(source.place, format!("{label}source \"{address}\" is not an address of this machine"), hint);
         }
         (Source::Masquerade, Some(to))
-            if !machine.sources.contains_key(&to.address) && !own.contains_key(&to.address) =>
+            if to.prefix_len.is_none()
+                && !machine.sources.contains_key(&to.address)
+                && !own.contains_key(&to.address) =>
         {
             let what =
                 format!("{label}there is no route to \"{}\", so no address of ours to masquerade with", to.value);
             report.error(to.place, what, format!("`ip route get {}` shows what the kernel thinks", to.address));
         }
         _ => {}
+    }
+}
+
+fn check_prefix(rule: &View<'_>, listen: &Expanded<'_>, prefix: IpNet, machine: &Machine, report: &mut Report) {
+    let place = listen.listen.place;
+    let what = format!("{}listen {}", rule.label(), listen.describe());
+    if let Some(to) = rule.to {
+        for address in one_to_one::own_addresses(prefix, to, machine) {
+            report.warning(
+                place,
+                format!("{what} takes every port of {address}, an address of this machine: SSH to it too"),
+                "a rule of its own for what that address serves, or a prefix without it",
+            );
+        }
+    }
+    if let Some(interface) = one_to_one::is_on_link(listen.listen, machine) {
+        report.warning(
+            place,
+            format!("{what} is in the network of {interface}: nobody there finds this machine by those addresses"),
+            "route the prefix to this machine, or let it answer for them: `ip neigh add proxy ADDR dev IFACE`",
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, ops::Deref};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::diagnostics::Position;
@@ -72,6 +73,8 @@ pub enum ListenHost {
     Address(IpAddr),
     /// The current addresses of an interface.
     Interface(String),
+    /// Every address of a prefix, without host bits and shorter than an address: one to one onto another prefix.
+    Prefix(IpNet),
 }
 
 /// One entry of `listen`.
@@ -83,6 +86,13 @@ pub struct Listen {
     pub ports: Option<Ports>,
 }
 
+impl Listen {
+    /// Whether it is the outer side of a one-to-one rule.
+    pub const fn is_prefix(&self) -> bool {
+        matches!(self.host, ListenHost::Prefix(_))
+    }
+}
+
 /// The backend of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
@@ -90,6 +100,15 @@ pub struct Target {
     pub address: IpAddr,
     /// Its ports; none keeps those of the listen.
     pub ports: Option<Ports>,
+    /// One to one: the length of the prefix whose first address is [`Self::address`].
+    pub prefix_len: Option<u8>,
+}
+
+impl Target {
+    /// The prefix of a one-to-one rule.
+    pub fn prefix(&self) -> Option<IpNet> {
+        IpNet::new(self.address, self.prefix_len?).ok()
+    }
 }
 
 /// Which source address the backend sees.
@@ -143,7 +162,7 @@ pub struct Forward {
     pub source: Placed<Source>,
     /// The clients that may use it, host bits cleared; empty is everyone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<Placed<ipnet::IpNet>>,
+    pub allow: Vec<Placed<IpNet>>,
     /// `Some(false)`: keep flows even where none are needed. `Some(true)`: it is an error if flows are needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateless: Option<Placed<bool>>,
@@ -188,13 +207,17 @@ impl fmt::Display for Listen {
         match &self.host {
             ListenHost::Address(address) => write_host(f, address, address.is_ipv6(), self.ports),
             ListenHost::Interface(name) => write_host(f, name, false, self.ports),
+            ListenHost::Prefix(prefix) => prefix.fmt(f),
         }
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_host(f, &self.address, self.address.is_ipv6(), self.ports)
+        match self.prefix() {
+            Some(prefix) => prefix.fmt(f),
+            None => write_host(f, &self.address, self.address.is_ipv6(), self.ports),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
+    one_to_one,
     report::Report,
     rule::{Listen, Ports, Source, Target},
     view::{Expanded, View},
@@ -16,6 +17,13 @@ pub(super) fn decide(rules: &[View<'_>], listens: &[Expanded<'_>], report: &mut 
     let ways: Vec<Way> = listens.iter().filter_map(|listen| Way::of(rules, listen)).collect();
     let rivals = shared_backends(&ways);
     let mut decisions: Vec<Decision> = rules.iter().map(by_itself).collect();
+    one_to_one::check(rules, listens, report);
+    let around = one_to_one::around(rules, listens);
+    for way in &ways {
+        if let (Some(decision @ Ok(())), Some((prefix, name))) = (decisions.get_mut(way.rule), around(way.to)) {
+            *decision = Err(format!("replies of {} are ambiguous: rule \"{name}\" maps {prefix} one to one", way.to));
+        }
+    }
     for (way, rival) in ways.iter().zip(rivals) {
         let (Some(decision), Some(rival)) = (decisions.get_mut(way.rule), rival.and_then(|rival| ways.get(rival)))
         else {
@@ -72,7 +80,7 @@ struct Way {
 impl Way {
     fn of(rules: &[View<'_>], expanded: &Expanded<'_>) -> Option<Self> {
         let rule = rules.get(expanded.rule)?;
-        let to = rule.to?;
+        let to = rule.to.filter(|to| to.prefix_len.is_none())?;
         let ports = expanded.listen.ports;
         Some(Self {
             rule: expanded.rule,
@@ -151,7 +159,7 @@ fn ambiguity(way: &Way, other: &Way, other_rule: Option<&str>) -> String {
         (Some(one), Some(two)) => Some(Ports { first: one.first.max(two.first), last: one.last.min(two.last) }),
         (one, two) => one.or(two),
     };
-    let shared = Target { address: way.to, ports };
+    let shared = Target { address: way.to, ports, prefix_len: None };
     let of = other_rule.map_or_else(String::new, |name| format!(" of rule \"{name}\""));
     format!("two listens lead to {shared}, so replies are ambiguous: {} and {}{of}", way.listen, other.listen)
 }

@@ -139,6 +139,41 @@ fn unicast(address: IpAddr, instead: &str) -> Result<IpAddr, SyntaxError> {
     error(format!("{address} is {kind}"), instead)
 }
 
+/// The longest IPv6 prefix that can be mapped onto another without changing a checksum (RFC 6296 section 3.1): what makes
+/// up for the change stands behind it.
+const LONGEST_V6_PREFIX: u8 = 64;
+
+/// The prefix that a text names, if it has the shape of one; a port behind it is a mistake worth its own words.
+fn one_to_one(text: &str) -> Result<Option<IpNet>, SyntaxError> {
+    let bare = text.trim_start_matches('[').replace(']', "");
+    if let Some((prefix, _)) = bare.rsplit_once(':').filter(|(prefix, _)| prefix.contains('/'))
+        && prefix.parse::<IpNet>().is_ok()
+    {
+        return error("a prefix takes every port and protocol", prefix);
+    }
+    let Some((address, length)) = text.split_once('/') else { return Ok(None) };
+    let Ok(address) = address.parse::<IpAddr>() else { return Ok(None) };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = length.parse().ok().and_then(|length| IpNet::new(address, length).ok());
+    let Some(prefix) = prefix.filter(|prefix| prefix.prefix_len() > 0) else {
+        return error(format!("`{length}` is not a prefix length"), format!("a number from 1 to {longest}"));
+    };
+    if prefix.prefix_len() == longest {
+        return error("one address needs no prefix length", address.to_string());
+    }
+    if address.is_ipv6() && prefix.prefix_len() > LONGEST_V6_PREFIX {
+        return error(
+            format!("an IPv6 prefix is mapped one to one up to /{LONGEST_V6_PREFIX} (RFC 6296)"),
+            "a shorter prefix, or single addresses",
+        );
+    }
+    if prefix.trunc() != prefix {
+        return error("bits are set beyond the prefix length", prefix.trunc().to_string());
+    }
+    unicast(address, "a prefix of unicast addresses")?;
+    Ok(Some(prefix))
+}
+
 /// A sentence for what the contract has and this version has not.
 pub(super) fn not_yet<T>(what: &str, hint: &str) -> Result<T, SyntaxError> {
     error(format!("{what}: not supported by this version yet"), hint)
@@ -148,11 +183,8 @@ impl FromStr for Listen {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Self, SyntaxError> {
-        if let Ok(prefix) = text.parse::<IpNet>() {
-            if prefix.prefix_len() == prefix.max_prefix_len() {
-                return error("one address needs no prefix length", prefix.addr().to_string());
-            }
-            return not_yet("listening on a prefix", "one rule for each address");
+        if let Some(prefix) = one_to_one(text)? {
+            return Ok(Self { host: ListenHost::Prefix(prefix), ports: None });
         }
         match parts(text)? {
             Parts::Address(address, ports) => {
@@ -178,13 +210,13 @@ impl FromStr for Target {
     type Err = SyntaxError;
 
     fn from_str(text: &str) -> Result<Self, SyntaxError> {
-        if text.parse::<IpNet>().is_ok() {
-            return not_yet("forwarding to a prefix", "ADDR or ADDR:PORT");
+        if let Some(prefix) = one_to_one(text)? {
+            return Ok(Self { address: prefix.addr(), ports: None, prefix_len: Some(prefix.prefix_len()) });
         }
         match parts(text)? {
             Parts::Address(address, ports) => {
                 let address = unicast(address, "the address of the backend in its own network")?;
-                Ok(Self { address, ports })
+                Ok(Self { address, ports, prefix_len: None })
             }
             Parts::Name(name, _) if looks_like_v4(name) => {
                 error(format!("`{name}` is not an IPv4 address"), "four numbers from 0 to 255, such as 10.8.0.2:8080")

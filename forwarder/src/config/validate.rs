@@ -139,9 +139,13 @@ fn check_minimum(key: &str, text: &Placed<String>, duration: Duration, report: &
 /// Checks one rule by itself.
 pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
     let label = typed.label();
-    let listen = parsed(typed.listen.as_ref(), "listen", &label, report);
+    let listen: Vec<Placed<Listen>> = parsed(typed.listen.as_ref(), "listen", &label, report);
     let source = match &typed.source {
         Some(text) => parse_one(text, "source", &label, report),
+        // One to one, there is no other.
+        None if listen.iter().any(|listen| listen.is_prefix()) => {
+            Some(Placed { value: Source::Preserve, place: typed.place })
+        }
         None => Some(Placed { value: Source::default(), place: typed.place }),
     };
     if let Some(name) = &typed.name {
@@ -158,27 +162,7 @@ pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
         stateless: typed.stateless,
     };
     super::agreement::check(&part, &label, report);
-    prefix_lengths(typed, &label, report);
     part
-}
-
-/// One prefix onto another needs as many addresses on both sides.
-fn prefix_lengths(typed: &FileForward, label: &str, report: &mut Report) {
-    let texts = |list: &Option<Placed<Vec<Placed<String>>>>| list.iter().flat_map(|list| list.value.clone()).collect();
-    let (listens, backends): (Vec<Placed<String>>, Vec<Placed<String>>) = (texts(&typed.listen), texts(&typed.to));
-    for to in &backends {
-        let Ok(to_prefix) = to.value.parse::<IpNet>() else { continue };
-        for listen in &listens {
-            let Ok(prefix) = listen.value.parse::<IpNet>() else { continue };
-            if prefix.prefix_len() != to_prefix.prefix_len() {
-                let what = format!(
-                    "{label}listen \"{}\" and to \"{}\" are prefixes of different lengths",
-                    listen.value, to.value
-                );
-                report.error(to.place, what, format!("to = \"{}/{}\"", to_prefix.addr(), prefix.prefix_len()));
-            }
-        }
-    }
 }
 
 fn wrong<T>(text: &Placed<String>, key: &str, label: &str, error: SyntaxError, report: &mut Report) -> Option<T> {

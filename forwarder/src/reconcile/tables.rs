@@ -174,17 +174,18 @@ impl<A: Family> Diff<'_, A> {
 
     fn ranges(&mut self) {
         let (running, desired, generation) = (self.running, self.desired, self.generation);
+        let [old_lengths, new_lengths] = [meaning::lengths(&running.ranges), meaning::lengths(&desired.ranges)];
         for key in keys(&running.ranges, &desired.ranges) {
             let present = running.ranges.get(key).copied();
             let wanted = desired.ranges.get(key).map(|index| self.slot(*index));
             // The longest match alone decides, so an entry has to say what the ranges around it mean
             // while it does not mean anything itself.
             let before = present
-                .or_else(|| meaning::around(&running.ranges, key))
+                .or_else(|| meaning::around(&running.ranges, &old_lengths, key))
                 .and_then(|reference| reference.slot(generation))
                 .unwrap_or_default();
             let after = wanted.unwrap_or_else(|| {
-                meaning::around(&desired.ranges, key).map(|index| self.slot(index)).unwrap_or_default()
+                meaning::around(&desired.ranges, &new_lengths, key).map(|index| self.slot(index)).unwrap_or_default()
             });
             let write = |reference| TableWrite::Range(*key, reference);
             self.reference(present, wanted, before, after, write, TableWrite::RemoveRange(*key));

@@ -3,7 +3,10 @@
 use core::net::IpAddr;
 
 use super::*;
-use crate::abi::setting_flags;
+use crate::{
+    abi::setting_flags,
+    test_world::{flipped, mask},
+};
 
 both_families!(
     clients_of_the_backends_network_are_masqueraded,
@@ -15,28 +18,12 @@ both_families!(
 
 /// An address near the backend's.
 fn neighbour<F: TestFamily>() -> IpAddr {
-    changed(F::BACKEND, 5)
+    flipped(F::BACKEND, 5)
 }
 
 /// One further away.
 fn stranger<F: TestFamily>() -> IpAddr {
-    changed(F::BACKEND, 10)
-}
-
-/// The address with the bit flipped that so many bits come after.
-fn changed(address: IpAddr, bit: u32) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) ^ (1 << bit)).into()),
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) ^ (1 << bit)).into()),
-    }
-}
-
-/// All ones but the last `bits`.
-fn mask<F: TestFamily>(bits: u32) -> F::Address {
-    F::address(match F::BACKEND {
-        IpAddr::V4(_) => IpAddr::V4((u32::MAX << bits).into()),
-        IpAddr::V6(_) => IpAddr::V6((u128::MAX << bits).into()),
-    })
+    flipped(F::BACKEND, 10)
 }
 
 /// The usual rule, with a network of 2^`bits` addresses around its backend; stateless or not.
@@ -51,7 +38,7 @@ fn make_hairpin<F: TestFamily>(world: &mut World<F>, bits: u32) {
     for rule in world.tables.rules.values_mut() {
         rule.flags |= rule_flags::HAIRPIN;
         rule.source = F::address(F::OURS);
-        rule.mask = mask::<F>(bits);
+        rule.mask = mask::<F>(if F::BACKEND.is_ipv4() { 32 } else { 128 } - bits);
     }
     world.tables.settings.flags |= setting_flags::HAIRPIN;
 }

@@ -94,6 +94,32 @@ fn which_rule_takes_a_connection() {
 }
 
 #[test]
+fn a_prefix_takes_connections_only_where_the_machine_has_an_address_in_it() {
+    let v4 = |text: &str| V4::of(text.parse().unwrap()).unwrap();
+    for (flags, taken) in [(rule_flags::PREFIX, None), (rule_flags::PREFIX | rule_flags::SPARES_SOCKETS, Some("net"))] {
+        let mut compiled = nothing();
+        let body = Rule { flags, ..Rule::default() };
+        compiled.v4.rules = vec![LogicalRule { name: Arc::from("net"), body, allow: None }];
+        let key = RangeKey {
+            prefix_len: 32 + 29,
+            side: (Side::Listen as u8).into(),
+            address: v4("192.0.2.8"),
+            protocol: 0,
+            port: 0,
+        };
+        compiled.v4.ranges.insert(key, 0);
+        for (address, inside) in
+            [("192.0.2.7", false), ("192.0.2.8", true), ("192.0.2.15", true), ("192.0.2.16", false)]
+        {
+            let found = capturing_rule(&compiled, address.parse().unwrap(), TCP, 22);
+            assert_eq!(found, taken.filter(|_| inside), "{address}");
+        }
+        let ssh = Listener { protocol: TCP, address: "0.0.0.0".parse().unwrap(), port: 22 };
+        assert_eq!(shadowed_services(&compiled, &[ssh]).len(), usize::from(taken.is_some()));
+    }
+}
+
+#[test]
 fn the_servers_end_of_an_ssh_connection() {
     for (value, server) in [
         ("198.51.100.4 50522 192.0.2.7 22", Some("192.0.2.7:22")),

@@ -31,6 +31,32 @@ fn listens() {
 }
 
 #[test]
+fn prefixes() {
+    for text in ["198.51.100.0/24", "10.0.0.0/8", "198.51.100.6/31", "2001:db8::/48", "2001:db8:0:1::/64", "2000::/3"] {
+        assert_eq!(back::<Listen>(text), text);
+        assert_eq!(back::<Target>(text), text);
+    }
+    let refused = [
+        ("198.51.100.1/24", "bits are set beyond the prefix length"),
+        ("2001:db8::1/64", "bits are set beyond the prefix length"),
+        ("198.51.100.1/32", "one address needs no prefix length"),
+        ("2001:db8::1/128", "one address needs no prefix length"),
+        ("2001:db8::/65", "an IPv6 prefix is mapped one to one up to /64 (RFC 6296)"),
+        ("198.51.100.0/33", "`33` is not a prefix length"),
+        ("198.51.100.0/0", "`0` is not a prefix length"),
+        ("198.51.100.0/x", "`x` is not a prefix length"),
+        ("198.51.100.0/24:80", "a prefix takes every port and protocol"),
+        ("[2001:db8::/48]:80", "a prefix takes every port and protocol"),
+        ("224.0.0.0/8", "224.0.0.0 is a multicast address"),
+        ("127.0.0.0/8", "127.0.0.0 is a loopback address"),
+    ];
+    for (text, what) in refused {
+        assert_eq!(text.parse::<Listen>().unwrap_err().what, what, "{text}");
+        assert_eq!(text.parse::<Target>().unwrap_err().what, what, "{text}");
+    }
+}
+
+#[test]
 fn sources_and_protocols() {
     for text in ["masquerade", "preserve", "203.0.113.7", "2001:db8::7"] {
         assert_eq!(back::<Source>(text), text);
@@ -46,7 +72,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_again(address: IpAddr, a in 1..=u16::MAX, b in 1..=u16::MAX, with_ports: bool) {
         let ports = with_ports.then_some(Ports { first: a.min(b), last: a.max(b) });
-        let target = Target { address, ports };
+        let target = Target { address, ports, prefix_len: None };
         // Some addresses are refused; none are misread.
         if let Ok(again) = target.to_string().parse::<Target>() {
             prop_assert_eq!(again, target);

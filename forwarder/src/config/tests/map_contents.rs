@@ -24,7 +24,9 @@ fn keys(text: &str) -> Vec<String> {
             format!("{} {} {protocol} {port} -> {index}", side(key.side.into()), address.ip())
         });
         let ranges = tables.ranges.iter().map(|(key, index)| {
-            let tail = key.prefix_len - 32 - u32::from(A::BITS);
+            let Some(tail) = (key.prefix_len - 32).checked_sub(A::BITS.into()) else {
+                return format!("{} {}/{} -> {index}", side(key.side), key.address.ip(), key.prefix_len - 32);
+            };
             let protocol = protocol_name(u16::from_be(key.protocol) as u8);
             let extent = match tail {
                 0 => "everything".to_owned(),
@@ -42,7 +44,7 @@ fn keys(text: &str) -> Vec<String> {
 #[test]
 fn keys_of_every_kind_of_listen() {
     let preserve = ("source", "\"preserve\"");
-    let table: [(&str, &[(&str, &str)], &[&str]); 9] = [
+    let table: [(&str, &[(&str, &str)], &[&str]); 11] = [
         ("a port", &[], &["listen 203.0.113.7 tcp 80 -> 0", "listen 203.0.113.7 udp 80 -> 0"]),
         (
             "a changed port, stateless",
@@ -76,6 +78,16 @@ fn keys_of_every_kind_of_listen() {
             "a whole address, stateless",
             &[("listen", "\"198.51.100.1\""), ("to", "\"10.8.0.2\""), preserve],
             &["listen 198.51.100.1 everything -> 0", "backend 10.8.0.2 everything -> 0"],
+        ),
+        (
+            "a prefix",
+            &[("listen", "\"198.51.100.0/24\""), ("to", "\"10.8.0.0/24\"")],
+            &["listen 198.51.100.0/24 -> 0", "backend 10.8.0.0/24 -> 0"],
+        ),
+        (
+            "an IPv6 prefix",
+            &[("listen", "\"2001:db8:7::/48\""), ("to", "\"fd08::/48\""), preserve],
+            &["listen 2001:db8:7::/48 -> 0", "backend fd08::/48 -> 0"],
         ),
         (
             "named protocols of a whole address",
@@ -156,6 +168,46 @@ fn a_rules_body() {
     let body = six.v6.rules[0].body;
     assert_eq!(body.source, <V6 as Family>::of("2001:db8::7".parse().unwrap()).unwrap());
     assert_eq!(body.listen.ip().to_string(), "2001:db8::7");
+}
+
+#[test]
+fn the_body_of_a_one_to_one_rule() {
+    let prefix = |listen: &str, to: &str| rule(&[("listen", &format!("{listen:?}")), ("to", &format!("{to:?}"))]);
+    let four = compiled(&prefix("198.51.100.0/24", "10.1.0.0/24")).v4.rules[0].body;
+    assert_eq!((four.listen, four.to, four.mask), (v4("198.51.100.0"), v4("10.1.0.0"), v4("255.255.255.0")));
+    assert_eq!((four.source, four.to_delta), (0, Delta::address(four.listen, four.to).0));
+    assert_eq!(four.flags, rule_flags::STATELESS | rule_flags::PREFIX);
+    let six = compiled(&prefix("2001:db8:7::/48", "fd08::/48")).v6.rules[0].body;
+    assert_eq!(
+        [six.listen, six.to, six.mask].map(|a| a.ip().to_string()),
+        ["2001:db8:7::", "fd08::", "ffff:ffff:ffff::"]
+    );
+    // What belongs to the machine's own connections is spared where it has an address in the prefix, unless that is mapped
+    // onto another of its own: such packets stay here anyway.
+    let text = prefix("203.0.113.0/28", "10.8.0.0/28");
+    for (more, spares) in [(&[][..], true), (&["10.8.0.7/24"], true), (&["10.8.0.7/24", "10.8.0.8/24"], false)] {
+        let (config, _) = read(&text).unwrap();
+        let mut machine = machine();
+        machine.interfaces[2].addresses.extend(more.iter().map(|net| net.parse::<ipnet::IpNet>().unwrap()));
+        let body = compile(&config, &machine).unwrap().v4.rules[0].body;
+        assert_eq!(body.flags & rule_flags::SPARES_SOCKETS != 0, spares, "{more:?}");
+    }
+}
+
+#[test]
+fn a_rule_onto_a_host_of_a_one_to_one_rule_keeps_flows() {
+    let net = rule(&[("name", "\"net\""), ("listen", "\"198.51.100.0/24\""), ("to", "\"10.8.0.0/24\"")]);
+    let text = net
+        + &rule(&[("source", "\"preserve\"")])
+        + &rule(&[
+            ("name", "\"far\""),
+            ("listen", "\"203.0.113.7:81\""),
+            ("to", "\"10.9.0.2\""),
+            ("source", "\"preserve\""),
+        ]);
+    let stateless: Vec<_> = compiled(&text).rules.into_iter().map(|rule| rule.stateless).collect();
+    let why = "replies of 10.8.0.2 are ambiguous: rule \"net\" maps 10.8.0.0/24 one to one";
+    assert_eq!(stateless, [Ok(()), Err(why.to_owned()), Ok(())]);
 }
 
 #[test]

@@ -27,6 +27,7 @@ enum Place {
     Block { address: usize, protocol: usize, port: u16, bits: u32, side: u8 },
     Protocol { address: usize, protocol: usize, side: u8 },
     Everything { address: usize, side: u8 },
+    Prefix { address: usize, bits: u32, side: u8 },
 }
 
 fn place() -> impl Strategy<Value = Place> {
@@ -39,7 +40,9 @@ fn place() -> impl Strategy<Value = Place> {
             .prop_map(|(address, protocol, port, bits, side)| Place::Block { address, protocol, port, bits, side }),
         1 => (a.clone(), p, side.clone())
             .prop_map(|(address, protocol, side)| Place::Protocol { address, protocol, side }),
-        1 => (a, side).prop_map(|(address, side)| Place::Everything { address, side }),
+        1 => (a.clone(), side.clone()).prop_map(|(address, side)| Place::Everything { address, side }),
+        // The two addresses share their first 28 bits.
+        2 => (a, 26..32_u32, side).prop_map(|(address, bits, side)| Place::Prefix { address, bits, side }),
     ]
 }
 
@@ -85,6 +88,12 @@ fn tables(seeds: &[RuleSeed]) -> FamilyTables<V4> {
                 }
                 Place::Protocol { address, protocol, side } => {
                     let key = range(address, Some(protocol), 0, RangeKey::<V4>::PROTOCOL_BITS, side);
+                    *tables.ranges.entry(key).or_insert(index) == index
+                }
+                Place::Prefix { address: at, bits, side } => {
+                    let mask = (u32::MAX << (32 - bits)).to_be();
+                    let whole = range(at, None, 0, 0, side);
+                    let key = RangeKey { prefix_len: 32 + bits, address: address(at) & mask, ..whole };
                     *tables.ranges.entry(key).or_insert(index) == index
                 }
                 Place::Everything { address, side } => {
