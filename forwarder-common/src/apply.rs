@@ -42,7 +42,7 @@ pub fn apply<F: Family>(
             };
             packet.write(at + icmp::IDENTIFIER, identifier.to_ne_bytes())?;
         }
-        Transport::Sctp | Transport::Other => {}
+        Transport::Sctp | Transport::Icmp | Transport::Other => {}
     }
     F::rewrite(packet, network, rewrite)
 }

@@ -84,5 +84,20 @@ impl Delta {
     }
 }
 
+/// The sum over a pseudo-header (RFC 8200 section 8.1; for IPv4, RFC 9293 section 3.1). `length` in bytes.
+#[inline(always)]
+pub fn pseudo_header<A: Address>(src: A, dst: A, length: u32, protocol: u8) -> Delta {
+    let [high, low] = [(length >> 16) as u16, length as u16].map(u16::to_be);
+    let ends = Delta(fold(src.word_sum())).and(Delta(fold(dst.word_sum())));
+    ends.and(Delta(fold(u32::from(high) + u32::from(low) + u32::from(u16::from(protocol).to_be()))))
+}
+
+/// Whether a sum over everything that a checksum covers, and the checksum itself, says that all of it is right
+/// (RFC 1071 section 1).
+#[inline(always)]
+pub const fn is_complete(sum: Delta) -> bool {
+    sum.0 == 0xffff
+}
+
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,9 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
     network: usize,
     parsed: &Parsed<F::Address>,
 ) -> Verdict {
+    if matches!(parsed.transport, Transport::Icmp) {
+        return Verdict::of(Outcome::IcmpOther);
+    }
     let found = match find(tables, parsed) {
         Ok(found) => found,
         Err(outcome) => return Verdict::of(outcome),

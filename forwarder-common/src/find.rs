@@ -101,7 +101,11 @@ fn lets_in<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, parsed: &Parsed
 
 /// The rule that a packet is for or comes from. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn rule_of<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>, side: Side) -> Option<&'t Rule<A>> {
+pub(crate) fn rule_of<'t, A: Address, T: Tables<A>>(
+    tables: &'t T,
+    parsed: &Parsed<A>,
+    side: Side,
+) -> Option<&'t Rule<A>> {
     match side {
         Side::Listen => listen_rule(tables, parsed),
         Side::Backend => backend_rule(tables, parsed),
@@ -167,7 +171,7 @@ fn both_live<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T:
 
 /// Whether one direction of a flow has seen a packet recently enough.
 #[inline(always)]
-fn lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
+pub(crate) fn lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
     let timeout = FlowState::from_number(flow.state).timeout(parsed.protocol(), &tables.settings().timeouts);
     elapsed(tables.now(), flow.last_seen) <= timeout
 }

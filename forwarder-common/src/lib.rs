@@ -2,7 +2,8 @@
 //!
 //! The same code runs in the XDP program, in the TC program and in host tests: it sees a packet only
 //! through [`packet::Packet`] and the maps only through [`tables::Tables`]. A packet's way through it is
-//! [`parse`] → [`decide`] → [`apply`] → [`verdict`]; [`fast`] and [`complete`] are the two hooks' ways to decide.
+//! [`parse`] → [`decide`] → [`apply`] → [`verdict`]; [`fast`] and [`complete`] are the two hooks' ways to decide;
+//! [`icmp_error`] is for what [`complete`] leaves to it.
 //!
 //! Addresses and ports are kept as they stand on the wire (network byte order, loaded as native words):
 //! they are compared, copied and summed far more often than they are computed with.
@@ -22,6 +23,7 @@ pub mod fast;
 mod find;
 pub mod flow_state;
 pub mod fragment;
+pub mod icmp_error;
 pub mod open_flow;
 pub mod packet;
 pub mod parse;

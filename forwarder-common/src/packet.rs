@@ -19,6 +19,23 @@ pub trait Packet {
         0
     }
 
+    /// The ones' complement sum of `length` bytes at `offset`, the last one padded with a zero if it stands alone; `None`
+    /// where they do not all exist. They need not be within reach of [`Self::read`] (TC overrides this).
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Option<Delta> {
+        let mut sum = Delta::NONE;
+        for at in (offset..offset + length).step_by(2) {
+            let pair = if at + 1 < offset + length {
+                self.read(at)?
+            } else {
+                let [last] = self.read(at)?;
+                [last, 0]
+            };
+            sum = sum.and(Delta(u16::from_ne_bytes(pair)));
+        }
+        Some(sum)
+    }
+
     /// Applies a change to a transport checksum; `None` and nothing written where the field does not exist.
     ///
     /// A hook on which the field may hold a partial sum (`CHECKSUM_PARTIAL` at TC: only the pseudo-header is

@@ -35,6 +35,8 @@ pub enum Transport {
     EchoReply,
     /// SCTP: its ports are read, never changed, for its CRC32c (RFC 9260 section 6.8) covers them, not the addresses.
     Sctp,
+    /// ICMP or ICMPv6 that is no echo: [`Family::walk`] only.
+    Icmp,
     /// Any other protocol: no ports, nothing in it depends on the addresses.
     Other,
 }
@@ -70,7 +72,7 @@ pub struct Parsed<A> {
 }
 
 /// No header of a packet that is forwarded starts further in: a power of two less one.
-const LAST_OFFSET: usize = 0x1fff;
+pub(crate) const LAST_OFFSET: usize = 0x1fff;
 
 impl<A> Parsed<A> {
     /// Where the transport header starts. The verifier does not remember what the parser made sure of: it sees it here.
@@ -99,7 +101,7 @@ pub trait Family {
     /// Its ethertype, as loaded from the wire.
     const ETHERTYPE: u16;
 
-    /// Reads a packet of the common shape: no IP options, no extension headers, no fragment.
+    /// Reads a packet of the common shape: no IP options, no extension headers, no fragment, no ICMP but echo.
     ///
     /// # Errors
     /// [`Outcome::ToTc`] when only [`Self::walk`] can tell; otherwise why the packet is not forwarded.
@@ -181,7 +183,7 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
             } else if kind == reply {
                 Ok((Transport::EchoReply, 0, identifier))
             } else {
-                Err(Outcome::IcmpOther)
+                Ok((Transport::Icmp, 0, 0))
             }
         }
         protocol::SCTP => {
@@ -192,6 +194,12 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
         protocol::AH | 0 => Err(Outcome::NotOurs),
         _ => Ok((Transport::Other, 0, 0)),
     }
+}
+
+/// XDP has nothing to do with other ICMP than echo, nor has a fragment of it what its checksum covers.
+#[inline(always)]
+const fn no_icmp_but_echo<A: Copy>(parsed: Parsed<A>) -> Result<Parsed<A>, Outcome> {
+    if matches!(parsed.transport, Transport::Icmp) { Err(Outcome::IcmpOther) } else { Ok(parsed) }
 }
 
 /// The fixed part of an IPv4 header, as far as forwarding needs it.
@@ -271,7 +279,7 @@ impl Family for Ipv4 {
         if header.fragment & ipv4::FRAGMENT_BITS != 0 {
             return Err(Outcome::Fragment);
         }
-        parsed4(packet, network, &header, network + ipv4::LEN)
+        no_icmp_but_echo(parsed4(packet, network, &header, network + ipv4::LEN)?)
     }
 
     #[inline(always)]
@@ -285,7 +293,7 @@ impl Family for Ipv4 {
         if fragment == 0 {
             return parsed;
         }
-        let mut first = parsed.map_err(|_| Outcome::Fragment)?;
+        let mut first = parsed.and_then(no_icmp_but_echo).map_err(|_| Outcome::Fragment)?;
         first.is_first_fragment = true;
         first.identification = header.identification.into();
         Ok(first)
@@ -319,7 +327,7 @@ impl Family for Ipv4 {
 
 /// How many extension headers are stepped over; a packet with more is not forwarded (RFC 8504 section 5.3 lets a
 /// node limit them).
-const MOST_EXTENSION_HEADERS: usize = 6;
+pub(crate) const MOST_EXTENSION_HEADERS: usize = 6;
 
 /// The fixed part of an IPv6 header.
 struct Header6 {
@@ -331,7 +339,7 @@ struct Header6 {
 }
 
 #[inline(always)]
-fn words(bytes: [u8; 16]) -> V6 {
+pub(crate) fn words(bytes: [u8; 16]) -> V6 {
     let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = bytes;
     [
         u32::from_ne_bytes([a0, a1, a2, a3]),
@@ -384,7 +392,7 @@ fn parsed6(
     })
 }
 
-const fn is_extension(next_header: u8) -> bool {
+pub(crate) const fn is_extension(next_header: u8) -> bool {
     matches!(next_header, ipv6::HOP_BY_HOP | ipv6::ROUTING | ipv6::FRAGMENT | ipv6::DESTINATION)
 }
 
@@ -399,7 +407,7 @@ impl Family for Ipv6 {
         if is_extension(header.next_header) {
             return Err(Outcome::ToTc);
         }
-        parsed6(packet, network, &header, header.next_header, network + ipv6::LEN)
+        no_icmp_but_echo(parsed6(packet, network, &header, header.next_header, network + ipv6::LEN)?)
     }
 
     #[inline(always)]
@@ -439,7 +447,7 @@ impl Family for Ipv6 {
         }
         let parsed = parsed6(packet, network, &header, next_header, offset);
         let Some(identification) = first_of else { return parsed };
-        let mut first = parsed.map_err(|_| Outcome::Fragment)?;
+        let mut first = parsed.and_then(no_icmp_but_echo).map_err(|_| Outcome::Fragment)?;
         first.is_first_fragment = true;
         first.identification = identification;
         Ok(first)

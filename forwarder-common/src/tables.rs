@@ -4,8 +4,8 @@ use core::ops::DerefMut;
 
 use crate::{
     abi::{
-        Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rule, RuleRef, Settings,
-        Ticks,
+        Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rewrite, Rule, RuleRef,
+        Settings, Ticks,
     },
     decide::Decision,
     flow_state::FlowState,
@@ -160,6 +160,18 @@ pub struct Draft<A> {
     pub peer_key: FlowKey<A>,
     /// What becomes of the packet.
     pub decision: Decision<A>,
+    /// Of an ICMP error.
+    pub embedded: Embedded<A>,
+}
+
+/// What is being worked out about an ICMP error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Embedded<A> {
+    /// What a reply to the embedded packet would be.
+    pub answer: Parsed<A>,
+    /// How the error's own header is rewritten; ports mean nothing.
+    pub outer: Rewrite<A>,
 }
 
 /// Things a rule counts beside traffic.

@@ -45,6 +45,8 @@ pub(crate) enum Body {
     EchoReply,
     /// ICMP or ICMPv6 of this type.
     Icmp(u8),
+    /// ICMP or ICMPv6 of this type and code, with these four bytes; the payload is what it embeds.
+    IcmpError(u8, u8, [u8; 4]),
     Sctp,
     /// Any other protocol number: the payload follows the network header.
     Other(u8),
@@ -93,6 +95,14 @@ impl TestPacket {
         Self { src, dst, hop_limit: self.hop_limit - 1, trailer: self.trailer.clone(), ..self.clone() }
     }
 
+    /// An error of `from` about this packet, sent to where the packet says it came from, with the packet's first
+    /// `embedded` bytes.
+    pub(crate) fn error(&self, from: IpAddr, body: Body, embedded: usize) -> Self {
+        let mut payload = self.ip();
+        payload.truncate(embedded);
+        Self { payload, ..Self::new(at(from, 0), at(self.src.ip(), 0), body) }
+    }
+
     /// What the other end answers: ends swapped.
     pub(crate) fn answer(&self, body: Body) -> Self {
         Self { src: self.dst, dst: self.src, body, ..self.clone() }
@@ -108,8 +118,8 @@ impl TestPacket {
         match self.body {
             Body::Tcp(_) => 6,
             Body::Udp | Body::UdpUnsummed => 17,
-            Body::EchoRequest | Body::EchoReply | Body::Icmp(_) if self.src.is_ipv4() => 1,
-            Body::EchoRequest | Body::EchoReply | Body::Icmp(_) => 58,
+            Body::EchoRequest | Body::EchoReply | Body::Icmp(_) | Body::IcmpError(..) if self.src.is_ipv4() => 1,
+            Body::EchoRequest | Body::EchoReply | Body::Icmp(_) | Body::IcmpError(..) => 58,
             Body::Sctp => 132,
             Body::Other(number) => number,
         }
@@ -138,6 +148,7 @@ impl TestPacket {
             Body::EchoRequest => icmp(if v4 { 8 } else { 128 }, self.src.port()),
             Body::EchoReply => icmp(if v4 { 0 } else { 129 }, self.dst.port()),
             Body::Icmp(kind) => icmp(kind, 0),
+            Body::IcmpError(kind, code, [b0, b1, b2, b3]) => vec![kind, code, 0, 0, b0, b1, b2, b3],
             Body::Sctp => {
                 let mut sctp = ports;
                 sctp.extend([9, 9, 9, 9, 0xc3, 0x2c, 0xc3, 0x2c]);

@@ -12,14 +12,15 @@ use crate::{
     complete, fast,
     flow_state::FlowState,
     fragment,
-    parse::{Family, Ipv4, Ipv6},
+    icmp_error::{self, Embeds},
+    parse::{Ipv4, Ipv6},
     tables::memory::{Memory, MemoryAddress},
     test_packet::{Body, NETWORK, TestPacket},
     verdict::{Kind, Outcome, Verdict},
 };
 
 /// A family, and the addresses that tests use of it.
-pub(crate) trait TestFamily: Family<Address: MemoryAddress> {
+pub(crate) trait TestFamily: Embeds<Address: MemoryAddress> {
     const CLIENT: IpAddr;
     const OTHER_CLIENT: IpAddr;
     const LISTEN: IpAddr;
@@ -241,7 +242,7 @@ impl<F: TestFamily> World<F> {
             Body::EchoRequest => (packet.src.port(), 0),
             Body::EchoReply => (0, packet.dst.port()),
             Body::Tcp(_) | Body::Udp | Body::UdpUnsummed | Body::Sctp => (packet.src.port(), packet.dst.port()),
-            Body::Icmp(_) | Body::Other(_) => (0, 0),
+            Body::Icmp(_) | Body::IcmpError(..) | Body::Other(_) => (0, 0),
         };
         FlowKey {
             src: F::address(packet.src.ip()),
@@ -279,6 +280,9 @@ impl<F: TestFamily> World<F> {
             Hook::Tc => match complete::process::<F, _>(&mut packet, &self.tables, NETWORK) {
                 verdict if verdict.outcome == Outcome::Fragment => {
                     fragment::later::<F, _>(&mut packet, &self.tables, NETWORK)
+                }
+                verdict if verdict.outcome == Outcome::IcmpOther => {
+                    icmp_error::process::<F, _>(&mut packet, &self.tables, NETWORK)
                 }
                 verdict => verdict,
             },

@@ -58,8 +58,12 @@ outcomes! {
     Malformed = "malformed" Pass,
     /// A fragment of a datagram that is not forwarded: its first fragment, which alone has ports, was passed or never came.
     Fragment = "fragment" Pass,
-    /// An ICMP error or other ICMP message that is not an echo.
+    /// ICMP that is neither an echo nor an error: neighbour discovery, say. At XDP errors too, which it leaves to TC.
     IcmpOther = "icmp_other" Pass,
+    /// An ICMP error about a packet of no flow and no rule, or one whose embedded packet does not tell.
+    IcmpStray = "icmp_stray" Pass,
+    /// An ICMP error about a flow or rule, but with a wrong checksum.
+    IcmpBadChecksum = "icmp_bad_checksum" Pass,
     /// XDP leaves it to the TC program: a new flow, the start or end of a connection, options, an unknown next hop.
     ToTc = "to_tc" Pass,
     /// Its way leads to this machine itself.
@@ -86,6 +90,8 @@ outcomes! {
     DropFragment = "drop_fragment" Drop,
     /// A one-to-one rule has no address for it: the bits that would balance the checksum are all ones (RFC 6296).
     DropNoMapping = "drop_no_mapping" Drop,
+    /// An ICMP redirect about a packet of a flow or rule: it would teach the sender another way round this machine.
+    DropRedirect = "drop_redirect" Drop,
     /// A packet that should have been writable was not, or the kernel refused to send it on.
     DropError = "drop_error" Drop,
 }

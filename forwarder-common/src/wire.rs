@@ -64,6 +64,8 @@ pub mod ipv6 {
     /// Source address; the destination follows.
     pub const SOURCE: usize = offset_of!(Ipv6Hdr, src_addr);
 
+    /// Fragment offset in the third and fourth byte of a Fragment header. Host order.
+    pub const FRAGMENT_OFFSET: u16 = 0xfff8;
     /// Hop-by-hop options header.
     pub const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
     /// Routing header.
@@ -148,6 +150,16 @@ pub mod icmp {
     pub const ECHO_REPLY: u8 = 0;
     /// Echo request (RFC 792).
     pub const ECHO_REQUEST: u8 = 8;
+    /// Destination unreachable (RFC 792).
+    pub const UNREACHABLE: u8 = 3;
+    /// Source quench (RFC 792; deprecated by RFC 6633).
+    pub const SOURCE_QUENCH: u8 = 4;
+    /// Redirect (RFC 792).
+    pub const REDIRECT: u8 = 5;
+    /// Time exceeded (RFC 792).
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem (RFC 792).
+    pub const PARAMETER_PROBLEM: u8 = 12;
     /// Echo request (RFC 4443 section 4.1).
     pub const V6_ECHO_REQUEST: u8 = 128;
     /// Echo reply (RFC 4443 section 4.2).

@@ -3,6 +3,7 @@
 
 use core::arch::asm;
 
+mod sum;
 pub(crate) mod tc;
 pub(crate) mod words;
 pub(crate) mod xdp;

@@ -29,6 +29,7 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::Settings,
     complete, fast, fragment,
+    icmp_error::{self, Embeds},
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
     tables::Tables,
@@ -100,7 +101,7 @@ fn complete<const NETWORK: usize>(context: &TcContext) -> i32 {
 /// are in use at once, and only one of these ever is. It holds next to nothing itself: each step below has a frame of
 /// its own, given back before the next one begins.
 #[inline(never)]
-fn complete_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
+fn complete_family<F: Embeds, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
     context: *mut __sk_buff,
 ) -> i32
 where
@@ -110,6 +111,9 @@ where
     let mut verdict = plain::<F, M, NETWORK>(context, settings);
     if verdict.outcome == Outcome::Fragment {
         verdict = later_fragment::<F, M, NETWORK>(context, settings);
+    }
+    if verdict.outcome == Outcome::IcmpOther {
+        verdict = icmp::<F, M, NETWORK>(context, settings);
     }
     carry_out::<F, M, NETWORK>(context, settings, &verdict)
 }
@@ -134,6 +138,17 @@ fn later_fragment<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, c
     let mut packet = TcPacket::of(context);
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
     fragment::later::<F, _>(&mut packet, &tables, NETWORK)
+}
+
+/// ICMP that is no echo: an error may be about something forwarded.
+#[inline(never)]
+fn icmp<F: Embeds, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
+    context: *mut __sk_buff,
+    settings: &'static Settings,
+) -> Verdict {
+    let mut packet = TcPacket::with_embedded(context);
+    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
+    icmp_error::process::<F, _>(&mut packet, &tables, NETWORK)
 }
 
 /// Logs and counts the verdict, and tells the kernel.

@@ -67,6 +67,9 @@ pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters, { INTERFACE
 /// Frames redirected and lost: refused by the kernel, not taken by a driver.
 #[btf_map]
 pub(crate) static REDIRECT_LOSSES: PerCpuArray<u64, 2> = PerCpuArray::new();
+/// A piece of a packet whose checksum is worked out.
+#[btf_map]
+pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
 #[btf_map]
@@ -121,6 +124,11 @@ pub(crate) static FREE_SLOTS_V6: FreeSlots = Queue::new();
 pub(crate) static DRAFTS_V6: Drafts<V6> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static PARSED_V6: ParsedPacket<V6> = PerCpuArray::new();
+
+/// The most bytes that `bpf_csum_diff` takes at once before Linux 6.14.
+pub(crate) const PIECE_BYTES: u32 = 512;
+/// A piece of a packet: one word longer, for the verifier does not see that rounding up to whole words stays inside.
+pub(crate) type Piece = [u32; PIECE_BYTES as usize / 4 + 1];
 
 /// The sweeper's timer and how far it has come.
 #[repr(C)]

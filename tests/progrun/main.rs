@@ -19,6 +19,7 @@ mod fixture;
 mod flows;
 mod fragments;
 mod hairpin;
+mod icmp_errors;
 #[allow(dead_code, reason = "the builder serves other tests too")]
 #[path = "../../forwarder-common/src/test_packet.rs"]
 mod test_packet;

@@ -63,7 +63,7 @@ fn what_no_rule_names_passes() {
                     TestPacket { src: (source.parse::<IpAddr>().unwrap(), 40_000).into(), ..to("public", 80, Udp) };
                 check_both(world, "a source that cannot be answered", &martian, Outcome::Martian);
             }
-            for kind in [3, 5, 11, 133, 135, 136] {
+            for kind in [133, 135, 136] {
                 check_both(world, "ICMP that is no echo", &to("public", 0, Body::Icmp(kind)), Outcome::IcmpOther);
             }
         }

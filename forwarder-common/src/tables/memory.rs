@@ -18,7 +18,7 @@ use std::{
     vec::Vec,
 };
 
-use super::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables};
+use super::{Draft, Embedded, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables};
 use crate::{
     abi::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef,
@@ -27,7 +27,7 @@ use crate::{
     address::Address,
     decide::Decision,
     flow_state::FlowState,
-    parse::Parsed,
+    parse::{Parsed, Transport},
 };
 
 /// What the in-memory tables ask of an address.
@@ -374,7 +374,18 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
     fn draft(&self) -> Option<Self::Draft> {
         let flow =
             Flow { counter: 999, state: 9, direction: 9, sweep_slot: 9, packets: 99, bytes: 99, ..Flow::default() };
-        Some(Box::new(Draft { flow, peer: flow, peer_key: FlowKey::default(), decision: Decision::of_flow(&flow) }))
+        let answer = Parsed {
+            key: FlowKey::default(),
+            transport: Transport::Other,
+            transport_offset: 9,
+            hop_limit: 9,
+            length: 9,
+            is_first_fragment: true,
+            identification: 9,
+        };
+        let embedded = Embedded { answer, outer: flow.rewrite };
+        let decision = Decision::of_flow(&flow);
+        Some(Box::new(Draft { flow, peer: flow, peer_key: FlowKey::default(), decision, embedded }))
     }
 
     fn count_forwarded(&self, counter: u32, direction: Direction, bytes: u32) {

@@ -11,10 +11,12 @@ use forwarder_common::{
     packet::{ChecksumChange, Packet},
 };
 
-use super::{Bounds, read, write};
+use super::{Bounds, read, sum, write};
 
 /// Linear bytes that the core may want to read: Ethernet, IPv6, two extension headers, TCP.
 const HEADERS: u32 = 128;
+/// The same, where the packet is an ICMP error that has other headers in it, and either may have options.
+const EMBEDDED_HEADERS: u32 = 256;
 /// `PACKET_HOST` of `if_packet.h`: for this station.
 const PACKET_HOST: u32 = 0;
 
@@ -34,13 +36,26 @@ impl TcPacket {
     #[inline(always)]
     pub(crate) fn new(context: &TcContext) -> Self {
         let packet = Self::of(context.skb.skb);
-        let (start, end) = packet.bounds();
-        let (linear, whole) = ((end - start) as u32, packet.length() as u32);
-        if linear < HEADERS && linear < whole {
-            // SAFETY: a helper on the program's own context. Should it fail, reads fail later, and the packet passes.
-            unsafe { bpf_skb_pull_data(packet.context, if whole < HEADERS { whole } else { HEADERS }) };
-        }
+        packet.make_linear::<HEADERS>();
         packet
+    }
+
+    /// The packet of a context, with its headers and those of the packet inside it made linear.
+    #[inline(always)]
+    pub(crate) fn with_embedded(context: *mut __sk_buff) -> Self {
+        let packet = Self::of(context);
+        packet.make_linear::<EMBEDDED_HEADERS>();
+        packet
+    }
+
+    #[inline(always)]
+    fn make_linear<const BYTES: u32>(&self) {
+        let (start, end) = self.bounds();
+        let (linear, whole) = ((end - start) as u32, self.length() as u32);
+        if linear < BYTES && linear < whole {
+            // SAFETY: a helper on the program's own context. Should it fail, reads fail later, and the packet passes.
+            unsafe { bpf_skb_pull_data(self.context, if whole < BYTES { whole } else { BYTES }) };
+        }
     }
 
     /// The protocol as loaded from the wire, if the packet is for this station and carries no VLAN tag: at TC a tag
@@ -102,6 +117,12 @@ impl Packet for TcPacket {
     fn segment_payload(&self) -> u32 {
         // SAFETY: `context` is the program's own argument, valid while it runs.
         unsafe { (*self.context).gso_size }
+    }
+
+    /// In pieces, through this CPU's memory: the packet may be longer than what is linear.
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Option<Delta> {
+        sum::of_range(self.context, offset as u32, length as u32)
     }
 
     /// With the kernel's helpers: they know whether the field is complete or `CHECKSUM_PARTIAL`, in which case it
