@@ -45,6 +45,7 @@ mod hairpin;
 mod links;
 mod listens;
 mod next_hop;
+mod prefixes;
 mod setting;
 mod snapshot;
 mod traffic;

@@ -28,6 +28,7 @@ mod test_packet;
 use forwarder_common::packet;
 
 mod plan;
+mod prefixes;
 mod programs;
 mod reload;
 mod stateless;

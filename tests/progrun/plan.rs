@@ -50,6 +50,9 @@ const PLAN: [(&str, &str, &str); 12] = [
     ("stranger", "192.0.2.1", "2001:db8:ffff::1"),
 ];
 
+/// What the backends' network is outside under a one-to-one rule, and what it is.
+const PREFIXES: [(&str, &str); 2] = [("192.0.2.0/24", "10.8.0.0/24"), ("2001:db8:9::/48", "fd08::/48")];
+
 /// Of the route to `narrow`, in bytes of IP packet.
 pub(crate) const NARROW_MTU: usize = 1300;
 /// Addresses that are the forwarder's, with the interface they are on.
@@ -77,7 +80,9 @@ pub(crate) fn fill_in(template: &str) -> String {
 fn fill_in_for(family: Family, template: &str) -> String {
     // In front of a port, an IPv6 address has brackets.
     let (open, close) = if family == Family::V4 { ("", "") } else { ("[", "]") };
-    let mut text = template.replace("{v}", suffix(family));
+    let (outer, inner) = if family == Family::V4 { PREFIXES[0] } else { PREFIXES[1] };
+    let text = template.replace("{outer_prefix}", outer).replace("{inner_prefix}", inner);
+    let mut text = text.replace("{v}", suffix(family));
     for (name, ..) in PLAN {
         let address = ip(family, name);
         text = text.replace(&format!("{{{name}}}:"), &format!("{open}{address}{close}:"));
