@@ -1,6 +1,6 @@
 //! IPv4 and IPv6 addresses as map keys hold them.
 
-use crate::prefix::Renumber;
+use crate::{checksum::halves, prefix::Renumber};
 
 /// A network address as loaded from the wire: bytes in network order, seen as native 32-bit words.
 ///
@@ -35,10 +35,6 @@ pub const fn wire_bytes(words: V6) -> [u8; 16] {
 
 /// 2^32 divided by the golden ratio: multiplying by it spreads neighbouring addresses over the high bits.
 const SPREAD: u32 = 0x9e37_79b9;
-
-const fn halves(word: u32) -> u32 {
-    (word & 0xffff) + (word >> 16)
-}
 
 impl Address for V4 {
     #[inline(always)]

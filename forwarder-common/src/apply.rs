@@ -24,7 +24,7 @@ pub fn apply<F: Family>(
     let addresses = Delta(rewrite.address_delta);
     let ports = Delta(rewrite.port_delta);
     match parsed.transport {
-        Transport::Tcp { .. } | Transport::Udp => {
+        Transport::Tcp | Transport::Udp => {
             let is_udp = matches!(parsed.transport, Transport::Udp);
             let offset = at + if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
             packet.change_checksum(ChecksumChange { offset, pseudo_header: addresses, transport: ports, is_udp })?;

@@ -21,6 +21,18 @@ const fn fold(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
+/// The two 16-bit words of a 32-bit one, added.
+#[inline(always)]
+pub(crate) const fn halves(word: u32) -> u32 {
+    (word & 0xffff) + (word >> 16)
+}
+
+/// Whether the words of which this is the sum, their checksum among them, are as they were sent (RFC 1071 section 1).
+#[inline(always)]
+pub(crate) const fn is_intact(sum: u32) -> bool {
+    fold(sum) == 0xffff
+}
+
 impl Delta {
     /// No change.
     pub const NONE: Self = Self(0);

@@ -106,7 +106,7 @@ fn on_the_wire<A>(packet: &impl Packet, network: usize, parsed: &Parsed<A>) -> u
         return parsed.length;
     }
     let header = match parsed.transport {
-        Transport::Tcp { .. } => match packet.read(parsed.transport_at() + tcp::DATA_OFFSET) {
+        Transport::Tcp => match packet.read(parsed.transport_at() + tcp::DATA_OFFSET) {
             Some([words]) => usize::from(words >> 4) * 4,
             None => tcp::LEN,
         },
@@ -148,7 +148,7 @@ fn commit<A: Address, T: Tables<A>>(
             draft.decision = Decision::of_flow(&entry.get());
             entry.seen(tables.now(), parsed.length);
             let state = next_state(parsed, &entry.get());
-            if entry.get().direction() == Direction::Reply && parsed.transport.flags() & tcp::SYN != 0 {
+            if entry.get().direction() == Direction::Reply && parsed.tcp.flags & tcp::SYN != 0 {
                 await_acknowledgment(tables, parsed, *entry, draft);
             }
             let proven = state != FlowState::Established || acknowledges(parsed, &entry.get());
@@ -167,14 +167,12 @@ const MOST_AHEAD: u32 = 1 << 20;
 /// (RFC 6528), and so never reaches the protected table.
 #[inline(always)]
 const fn acknowledges<A: Copy>(parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
-    match parsed.transport {
-        Transport::Tcp { flags, acknowledgment, .. } => {
-            // 0: nobody saw how the connection began.
-            let known = flow.sweep_slot != 0;
-            flags & tcp::ACK != 0 && (!known || acknowledgment.wrapping_sub(flow.sweep_slot) < MOST_AHEAD)
-        }
-        _ => true,
+    if !matches!(parsed.transport, Transport::Tcp) {
+        return true;
     }
+    // 0: nobody saw how the connection began.
+    let known = flow.sweep_slot != 0;
+    parsed.tcp.flags & tcp::ACK != 0 && (!known || parsed.tcp.acknowledgment.wrapping_sub(flow.sweep_slot) < MOST_AHEAD)
 }
 
 /// Notes at the client's entry what acknowledges this SYN of the backend. Not inlined: a stack frame of its own.
@@ -185,10 +183,9 @@ fn await_acknowledgment<A: Address, T: Tables<A>>(
     entry: T::Entry,
     draft: &mut Draft<A>,
 ) {
-    let Transport::Tcp { sequence, .. } = parsed.transport else { return };
     entry.get().write_peer_key(parsed.key.protocol, &mut draft.peer_key);
     if let Some(client) = tables.embryonic(&draft.peer_key) {
-        client.await_acknowledgment(sequence.wrapping_add(1));
+        client.await_acknowledgment(parsed.tcp.sequence.wrapping_add(1));
     }
 }
 
@@ -210,7 +207,7 @@ fn decide_stateless<A: Address>(
 
 #[inline(always)]
 const fn next_state<A: Copy>(parsed: &Parsed<A>, flow: &Flow<A>) -> FlowState {
-    FlowState::from_number(flow.state).after(flow.direction(), parsed.transport.flags())
+    FlowState::from_number(flow.state).after(flow.direction(), parsed.tcp.flags)
 }
 
 /// Moves a new flow on to another state: into the protected table when it is established.

@@ -52,7 +52,7 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
         let flow = entry.get();
         let state = FlowState::from_number(flow.state);
         let lives = elapsed(tables.now(), flow.last_seen) <= state.timeout(parsed.protocol(), &settings.timeouts);
-        let plain = parsed.transport.flags() & CONNECTION_FLAGS == 0;
+        let plain = parsed.tcp.flags & CONNECTION_FLAGS == 0;
         if state != FlowState::Established || !lives || !plain {
             return Err(Outcome::ToTc);
         }

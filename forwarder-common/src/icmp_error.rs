@@ -141,7 +141,7 @@ fn translate<F: Embeds>(
     let addresses = Delta(rewrite.address_delta);
     let header = F::embedded_header_change(packet, inner_network, addresses)?;
     let (checksum, ports) = match answer.transport {
-        Transport::Tcp { .. } => (tcp::CHECKSUM, Delta(rewrite.port_delta)),
+        Transport::Tcp => (tcp::CHECKSUM, Delta(rewrite.port_delta)),
         Transport::Udp => (udp::CHECKSUM, Delta(rewrite.port_delta)),
         Transport::EchoRequest | Transport::EchoReply => (icmp::CHECKSUM, Delta(rewrite.port_delta)),
         Transport::Sctp | Transport::Icmp | Transport::Other => (0, Delta::NONE),
@@ -167,7 +167,7 @@ fn translate<F: Embeds>(
     let [s0, s1] = rewrite.dst_port.to_ne_bytes();
     let [d0, d1] = rewrite.src_port.to_ne_bytes();
     match answer.transport {
-        Transport::Tcp { .. } | Transport::Udp => packet.write(inner, [s0, s1, d0, d1])?,
+        Transport::Tcp | Transport::Udp => packet.write(inner, [s0, s1, d0, d1])?,
         Transport::EchoRequest => packet.write(inner + icmp::IDENTIFIER, [d0, d1])?,
         Transport::EchoReply => packet.write(inner + icmp::IDENTIFIER, [s0, s1])?,
         Transport::Sctp | Transport::Icmp | Transport::Other => {}

@@ -33,7 +33,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     rule: &Rule<A>,
     draft: &mut Draft<A>,
 ) -> Result<(), Outcome> {
-    if !begins(parsed.transport) {
+    if !begins(parsed) {
         return Err(Outcome::Stray);
     }
     let ours = hides(rule, parsed.key.src);
@@ -72,9 +72,10 @@ pub fn open_flow<A: Address, T: Tables<A>>(
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
 /// netfilter), an echo reply (RFC 5508 section 3.1: queries begin a session).
 #[inline(always)]
-const fn begins(transport: Transport) -> bool {
-    match transport {
-        Transport::Tcp { flags, .. } => flags & tcp::RST == 0 && (flags & tcp::SYN == 0 || flags & tcp::ACK == 0),
+const fn begins<A: Copy>(parsed: &Parsed<A>) -> bool {
+    let flags = parsed.tcp.flags;
+    match parsed.transport {
+        Transport::Tcp => flags & tcp::RST == 0 && (flags & tcp::SYN == 0 || flags & tcp::ACK == 0),
         Transport::EchoReply => false,
         _ => true,
     }
@@ -155,7 +156,7 @@ fn candidate<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, attempt: 
     if attempt == 0 {
         let port = u16::from_be(wanted);
         let keep = !ours
-            || !matches!(parsed.transport, Transport::Tcp { .. } | Transport::Udp)
+            || !matches!(parsed.transport, Transport::Tcp | Transport::Udp)
             || within(first, port)
             || within(second, port);
         return keep.then_some(wanted);

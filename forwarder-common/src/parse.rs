@@ -5,10 +5,12 @@
 //! XDP takes the first and leaves the rest to TC.
 
 pub mod fragment;
+mod options;
 
 use crate::{
     abi::{DatagramKey, FlowKey},
     address::{Address, V4, V6, wire_bytes},
+    checksum::{halves, is_intact},
     packet::Packet,
     verdict::Outcome,
     wire::{ethernet, icmp, ipv4, ipv6, protocol, sctp, tcp, udp},
@@ -18,20 +20,13 @@ use fragment::Fragment;
 /// What stands after the network header, as far as forwarding cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP with these fields.
-    Tcp {
-        /// The flags byte.
-        flags: u8,
-        /// The sequence number; host order.
-        sequence: u32,
-        /// The acknowledgment number, meaningful with the ACK flag; host order.
-        acknowledgment: u32,
-    },
+    /// TCP; [`Parsed::tcp`] has more of it.
+    Tcp,
     /// UDP, and what looks like it: UDP-Lite (RFC 3828), DCCP (RFC 4340).
     Udp,
-    /// ICMP or ICMPv6 echo request: the identifier is the source port.
+    /// ICMP or ICMPv6 echo request, or another ICMP query with an identifier: it is the source port.
     EchoRequest,
-    /// ICMP or ICMPv6 echo reply: the identifier is the destination port.
+    /// ICMP or ICMPv6 echo reply, or that of another ICMP query: the identifier is the destination port.
     EchoReply,
     /// SCTP: its ports are read, never changed, for its CRC32c (RFC 9260 section 6.8) covers them, not the addresses.
     Sctp,
@@ -41,14 +36,33 @@ pub enum Transport {
     Other,
 }
 
-impl Transport {
-    /// TCP's flags; 0 for every other protocol.
+/// What forwarding needs of a TCP header beside its ports; all 0 for every other protocol.
+///
+/// A record of its own, not part of [`Transport`]: a variant with fields leaves them undefined in the others, and the
+/// kernel's verifier refuses a program that as much as copies them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFields {
+    /// The flags byte.
+    pub flags: u8,
+    /// The sequence number; host order.
+    pub sequence: u32,
+    /// The acknowledgment number, meaningful with the ACK flag; host order.
+    pub acknowledgment: u32,
+}
+
+/// Kind, ports and TCP's fields of what stands after the network header.
+struct TransportHeader {
+    kind: Transport,
+    src_port: u16,
+    dst_port: u16,
+    tcp: TcpFields,
+}
+
+impl TransportHeader {
+    /// Of anything but TCP.
     #[inline(always)]
-    pub const fn flags(self) -> u8 {
-        match self {
-            Self::Tcp { flags, .. } => flags,
-            _ => 0,
-        }
+    const fn new(kind: Transport, src_port: u16, dst_port: u16) -> Self {
+        Self { kind, src_port, dst_port, tcp: TcpFields { flags: 0, sequence: 0, acknowledgment: 0 } }
     }
 }
 
@@ -59,6 +73,8 @@ pub struct Parsed<A> {
     pub key: FlowKey<A>,
     /// What is inside.
     pub transport: Transport,
+    /// More of a TCP header.
+    pub tcp: TcpFields,
     /// Where the transport header starts. Use [`Self::transport_at`].
     pub transport_offset: usize,
     /// TTL or hop limit.
@@ -84,7 +100,7 @@ impl<A> Parsed<A> {
     /// Whether the source port (or echo identifier) may be changed.
     #[inline(always)]
     pub const fn source_port_is_ours_to_choose(&self) -> bool {
-        matches!(self.transport, Transport::Tcp { .. } | Transport::Udp | Transport::EchoRequest)
+        matches!(self.transport, Transport::Tcp | Transport::Udp | Transport::EchoRequest)
     }
 
     /// The protocol number.
@@ -148,7 +164,7 @@ const fn shortest_header(protocol: u8) -> usize {
 
 /// Ports (or echo identifier) and kind of what stands at `offset` of an IP packet that ends at `end`.
 #[inline(always)]
-fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> Result<(Transport, u16, u16), Outcome> {
+fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> Result<TransportHeader, Outcome> {
     // A frame may go on after its packet (Ethernet padding): what is read there is no header.
     if end < offset + shortest_header(protocol) {
         return Err(Outcome::Malformed);
@@ -159,40 +175,46 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
                 packet.read::<{ tcp::LEN }>(offset).ok_or(Outcome::Malformed)?;
             let sequence = u32::from_be_bytes([q0, q1, q2, q3]);
             let acknowledgment = u32::from_be_bytes([a0, a1, a2, a3]);
-            Ok((
-                Transport::Tcp { flags, sequence, acknowledgment },
-                u16::from_ne_bytes([s0, s1]),
-                u16::from_ne_bytes([d0, d1]),
-            ))
+            Ok(TransportHeader {
+                kind: Transport::Tcp,
+                src_port: u16::from_ne_bytes([s0, s1]),
+                dst_port: u16::from_ne_bytes([d0, d1]),
+                tcp: TcpFields { flags, sequence, acknowledgment },
+            })
         }
         // All three have ports first and a checksum over them and the addresses at the same place.
         protocol::UDP | protocol::UDP_LITE | protocol::DCCP => {
             let [s0, s1, d0, d1, ..] = packet.read::<{ udp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            Ok((Transport::Udp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+            Ok(TransportHeader::new(Transport::Udp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
         }
         protocol::ICMP | protocol::ICMPV6 => {
             let [kind, _, _, _, i0, i1, ..] = packet.read::<{ icmp::LEN }>(offset).ok_or(Outcome::Malformed)?;
             let identifier = u16::from_ne_bytes([i0, i1]);
-            let (request, reply) = if protocol == protocol::ICMP {
-                (icmp::ECHO_REQUEST, icmp::ECHO_REPLY)
-            } else {
-                (icmp::V6_ECHO_REQUEST, icmp::V6_ECHO_REPLY)
-            };
-            if kind == request {
-                Ok((Transport::EchoRequest, identifier, 0))
-            } else if kind == reply {
-                Ok((Transport::EchoReply, 0, identifier))
-            } else {
-                Ok((Transport::Icmp, 0, 0))
+            match (protocol, kind) {
+                (
+                    protocol::ICMP,
+                    icmp::ECHO_REQUEST | icmp::TIMESTAMP | icmp::INFORMATION_REQUEST | icmp::ADDRESS_MASK_REQUEST,
+                )
+                | (protocol::ICMPV6, icmp::V6_ECHO_REQUEST) => {
+                    Ok(TransportHeader::new(Transport::EchoRequest, identifier, 0))
+                }
+                (
+                    protocol::ICMP,
+                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY | icmp::INFORMATION_REPLY | icmp::ADDRESS_MASK_REPLY,
+                )
+                | (protocol::ICMPV6, icmp::V6_ECHO_REPLY) => {
+                    Ok(TransportHeader::new(Transport::EchoReply, 0, identifier))
+                }
+                _ => Ok(TransportHeader::new(Transport::Icmp, 0, 0)),
             }
         }
         protocol::SCTP => {
             let [s0, s1, d0, d1, ..] = packet.read::<{ sctp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            Ok((Transport::Sctp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+            Ok(TransportHeader::new(Transport::Sctp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
         }
         // AH authenticates the addresses (RFC 4302 section 3.3.3); protocol 0 inside is no protocol.
         protocol::AH | 0 => Err(Outcome::NotOurs),
-        _ => Ok((Transport::Other, 0, 0)),
+        _ => Ok(TransportHeader::new(Transport::Other, 0, 0)),
     }
 }
 
@@ -212,11 +234,29 @@ struct Header4 {
     protocol: u8,
     src: V4,
     dst: V4,
+    /// Of the fixed part's words.
+    sum: u32,
+}
+
+impl Header4 {
+    /// Whether the whole header is as it was sent, and its options may be forwarded (RFC 1812 section 5.2.2).
+    ///
+    /// # Errors
+    /// [`Outcome::Malformed`]: the kernel judges it, and tells the sender what is wrong with options.
+    #[inline(always)]
+    fn check(&self, packet: &impl Packet, network: usize) -> Result<(), Outcome> {
+        let options = if self.header_length == ipv4::LEN {
+            0
+        } else {
+            options::forwardable(packet, network, self.header_length).ok_or(Outcome::Malformed)?
+        };
+        if is_intact(self.sum + options) { Ok(()) } else { Err(Outcome::Malformed) }
+    }
 }
 
 #[inline(always)]
 fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
-    let [vihl, _, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+    let [vihl, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] =
         packet.read::<{ ipv4::LEN }>(network).ok_or(Outcome::Malformed)?;
     let header_length = (vihl & 0x0f) as usize * 4;
     let total_length = u16::from_be_bytes([l0, l1]);
@@ -226,6 +266,12 @@ fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
     if packet.length() < network + total_length as usize {
         return Err(Outcome::Malformed);
     }
+    let (src, dst) = (V4::from_ne_bytes([s0, s1, s2, s3]), V4::from_ne_bytes([d0, d1, d2, d3]));
+    let sum = halves(u32::from_ne_bytes([vihl, tos, l0, l1]))
+        + halves(u32::from_ne_bytes([i0, i1, f0, f1]))
+        + halves(u32::from_ne_bytes([ttl, protocol, c0, c1]))
+        + halves(src)
+        + halves(dst);
     Ok(Header4 {
         header_length,
         total_length,
@@ -233,8 +279,9 @@ fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
         fragment: u16::from_be_bytes([f0, f1]),
         ttl,
         protocol,
-        src: V4::from_ne_bytes([s0, s1, s2, s3]),
-        dst: V4::from_ne_bytes([d0, d1, d2, d3]),
+        src,
+        dst,
+        sum,
     })
 }
 
@@ -249,14 +296,15 @@ fn parsed4(
     if header.protocol == protocol::ICMPV6 {
         return Err(Outcome::Malformed);
     }
-    if header.src.is_martian_source() {
+    if header.src.is_martian_source() || header.src == header.dst {
         return Err(Outcome::Martian);
     }
     let end = network + header.total_length as usize;
-    let (transport, src_port, dst_port) = transport(packet, transport_offset, end, header.protocol)?;
+    let TransportHeader { kind, src_port, dst_port, tcp } = transport(packet, transport_offset, end, header.protocol)?;
     Ok(Parsed {
         key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: header.protocol.into() },
-        transport,
+        transport: kind,
+        tcp,
         transport_offset,
         hop_limit: header.ttl,
         length: header.total_length.into(),
@@ -279,6 +327,7 @@ impl Family for Ipv4 {
         if header.fragment & ipv4::FRAGMENT_BITS != 0 {
             return Err(Outcome::Fragment);
         }
+        header.check(packet, network)?;
         no_icmp_but_echo(parsed4(packet, network, &header, network + ipv4::LEN)?)
     }
 
@@ -289,6 +338,7 @@ impl Family for Ipv4 {
         if fragment & ipv4::FRAGMENT_OFFSET != 0 {
             return Err(Outcome::Fragment);
         }
+        header.check(packet, network)?;
         let parsed = parsed4(packet, network, &header, network + header.header_length);
         if fragment == 0 {
             return parsed;
@@ -376,14 +426,16 @@ fn parsed6(
     if protocol == protocol::ICMP {
         return Err(Outcome::Malformed);
     }
-    if header.src.is_martian_source() {
+    if header.src.is_martian_source() || header.src == header.dst {
         return Err(Outcome::Martian);
     }
     let length = ipv6::LEN + header.payload_length;
-    let (transport, src_port, dst_port) = transport(packet, transport_offset, network + length, protocol)?;
+    let TransportHeader { kind, src_port, dst_port, tcp } =
+        transport(packet, transport_offset, network + length, protocol)?;
     Ok(Parsed {
         key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: protocol.into() },
-        transport,
+        transport: kind,
+        tcp,
         transport_offset,
         hop_limit: header.hop_limit,
         length: length as u32,

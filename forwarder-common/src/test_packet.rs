@@ -258,7 +258,7 @@ impl TestPacket {
             let length = u16::try_from(transport + piece.bytes.len()).unwrap();
             header[2..4].copy_from_slice(&length.to_be_bytes());
             header[4..6].copy_from_slice(&u16::try_from(identification).unwrap().to_be_bytes());
-            header[6..8].copy_from_slice(&(word / 8 | if piece.more { 0x2000 } else { 0 }).to_be_bytes());
+            header[6..8].copy_from_slice(&((word / 8) | if piece.more { 0x2000 } else { 0 }).to_be_bytes());
             header[10..12].fill(0);
             let sum = internet_checksum(&header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -298,7 +298,7 @@ fn pseudo_header(packet: &TestPacket, length: usize) -> Vec<u8> {
 }
 
 /// RFC 1071, word by word, folded at the very end.
-fn internet_checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
     let mut sum: u64 =
         bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {

@@ -47,6 +47,18 @@ pub mod ipv4 {
     pub const MORE_FRAGMENTS: u16 = 0x2000;
     /// Routers may not cut the packet. Host order.
     pub const DONT_FRAGMENT: u16 = 0x4000;
+
+    /// Options (RFC 791 section 3.1), as their first byte says.
+    pub mod option {
+        /// End of the list.
+        pub const END: u8 = 0;
+        /// A byte of padding.
+        pub const NO_OPERATION: u8 = 1;
+        /// A way to take, with others allowed in between.
+        pub const LOOSE_SOURCE_ROUTE: u8 = 131;
+        /// A way to take.
+        pub const STRICT_SOURCE_ROUTE: u8 = 137;
+    }
 }
 
 /// IPv6 (RFC 8200).
@@ -160,6 +172,18 @@ pub mod icmp {
     pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem (RFC 792).
     pub const PARAMETER_PROBLEM: u8 = 12;
+    /// Timestamp (RFC 792), with its identifier where an echo has it, as the other queries below.
+    pub const TIMESTAMP: u8 = 13;
+    /// Timestamp reply (RFC 792).
+    pub const TIMESTAMP_REPLY: u8 = 14;
+    /// Information request (RFC 792).
+    pub const INFORMATION_REQUEST: u8 = 15;
+    /// Information reply (RFC 792).
+    pub const INFORMATION_REPLY: u8 = 16;
+    /// Address mask request (RFC 950).
+    pub const ADDRESS_MASK_REQUEST: u8 = 17;
+    /// Address mask reply (RFC 950).
+    pub const ADDRESS_MASK_REPLY: u8 = 18;
     /// Echo request (RFC 4443 section 4.1).
     pub const V6_ECHO_REQUEST: u8 = 128;
     /// Echo reply (RFC 4443 section 4.2).

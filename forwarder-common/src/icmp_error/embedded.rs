@@ -5,7 +5,9 @@ use crate::{
     address::{V4, V6, wire_bytes},
     checksum::Delta,
     packet::Packet,
-    parse::{Family, Ipv4, Ipv6, LAST_OFFSET, MOST_EXTENSION_HEADERS, Parsed, Transport, is_extension, words},
+    parse::{
+        Family, Ipv4, Ipv6, LAST_OFFSET, MOST_EXTENSION_HEADERS, Parsed, TcpFields, Transport, is_extension, words,
+    },
     verdict::Outcome,
     wire::{icmp, ipv4, ipv6, protocol},
 };
@@ -43,7 +45,7 @@ const LEAST: usize = 8;
 #[inline(always)]
 fn transport(packet: &impl Packet, at: usize, end: usize, protocol: u8) -> Result<(Transport, u16, u16), Outcome> {
     let kind = match protocol {
-        protocol::TCP => Transport::Tcp { flags: 0, sequence: 0, acknowledgment: 0 },
+        protocol::TCP => Transport::Tcp,
         protocol::UDP | protocol::UDP_LITE | protocol::DCCP => Transport::Udp,
         protocol::SCTP => Transport::Sctp,
         protocol::ICMP | protocol::ICMPV6 => Transport::Icmp,
@@ -104,6 +106,7 @@ impl Embeds for Ipv4 {
         Ok(Parsed {
             key,
             transport,
+            tcp: TcpFields::default(),
             transport_offset,
             hop_limit: 0,
             length: 0,
@@ -176,6 +179,7 @@ impl Embeds for Ipv6 {
         Ok(Parsed {
             key,
             transport,
+            tcp: TcpFields::default(),
             transport_offset: offset,
             hop_limit: 0,
             length: 0,

@@ -230,8 +230,8 @@ fn every_type<F: TestFamily>() {
                         becomes(&world, &error, direction, &back);
                     }
                     (true, 5) => is_left(&world, &error, Outcome::DropRedirect),
-                    // Echoes, of no flow.
-                    (true, 0 | 8) | (false, 128 | 129) => is_left(&world, &error, Outcome::NotOurs),
+                    // Queries and their replies, of no flow.
+                    (true, 0 | 8 | 13..=18) | (false, 128 | 129) => is_left(&world, &error, Outcome::NotOurs),
                     _ => is_left(&world, &error, Outcome::IcmpOther),
                 }
             }

@@ -37,9 +37,10 @@ impl<A> Fragment<A> {
 /// Reads an IPv4 fragment.
 #[inline(always)]
 pub(super) fn ipv4(packet: &impl Packet, network: usize) -> Result<Fragment<V4>, Outcome> {
-    let Header4 { header_length, total_length, identification, fragment, ttl, protocol, src, dst } =
-        header4(packet, network)?;
-    if src.is_martian_source() {
+    let header = header4(packet, network)?;
+    header.check(packet, network)?;
+    let Header4 { header_length, total_length, identification, fragment, ttl, protocol, src, dst, .. } = header;
+    if src.is_martian_source() || src == dst {
         return Err(Outcome::Martian);
     }
     Ok(Fragment {
@@ -56,7 +57,7 @@ pub(super) fn ipv4(packet: &impl Packet, network: usize) -> Result<Fragment<V4>,
 #[inline(always)]
 pub(super) fn ipv6(packet: &impl Packet, network: usize) -> Result<Fragment<V6>, Outcome> {
     let header = super::header6(packet, network)?;
-    if header.src.is_martian_source() {
+    if header.src.is_martian_source() || header.src == header.dst {
         return Err(Outcome::Martian);
     }
     let mut next_header = header.next_header;

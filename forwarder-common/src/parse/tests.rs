@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    test_packet::{Body, NETWORK, Segmented, TestPacket, at, flags},
+    test_packet::{Body, NETWORK, Segmented, TestPacket, at, flags, internet_checksum},
     test_world::{TestFamily, World, both_families},
 };
 
@@ -15,6 +15,7 @@ both_families!(
     a_frame_cut_short_anywhere_is_malformed,
     headers_that_do_not_fit_their_ip_packet_are_malformed,
     every_icmp_type,
+    nobody_sends_to_itself,
     every_protocol_number,
     what_looks_like_udp_is_read_like_udp,
     a_source_that_cannot_be_answered_is_not_forwarded,
@@ -50,13 +51,17 @@ fn expected<F: TestFamily>(packet: &TestPacket, transport_offset: usize) -> Pars
     Parsed {
         key: World::<F>::key(packet),
         transport: match packet.body {
-            Body::Tcp(flags) => Transport::Tcp { flags, sequence: 0x0102_0304, acknowledgment: 0x0102_0305 },
+            Body::Tcp(_) => Transport::Tcp,
             Body::Udp | Body::UdpUnsummed => Transport::Udp,
             Body::EchoRequest => Transport::EchoRequest,
             Body::EchoReply => Transport::EchoReply,
             Body::Sctp => Transport::Sctp,
             Body::Icmp(_) | Body::IcmpError(..) => Transport::Icmp,
             Body::Other(_) => Transport::Other,
+        },
+        tcp: match packet.body {
+            Body::Tcp(flags) => TcpFields { flags, sequence: 0x0102_0304, acknowledgment: 0x0102_0305 },
+            _ => TcpFields::default(),
         },
         transport_offset,
         hop_limit: packet.hop_limit,
@@ -91,11 +96,20 @@ fn a_frame_cut_short_anywhere_is_malformed<F: TestFamily>() {
     }
 }
 
+/// Makes the checksum of an IPv4 header right again, as far as the header goes.
+fn sum_header(frame: &mut [u8]) {
+    let end = frame.len().min(NETWORK + usize::from(frame[NETWORK] & 0x0f) * 4).max(NETWORK + 20);
+    frame[NETWORK + 10..NETWORK + 12].fill(0);
+    let sum = internet_checksum(&frame[NETWORK..end]);
+    frame[NETWORK + 10..NETWORK + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Sets the length in the IP header to one that leaves `transport` bytes after the plain network header.
 fn claim_transport_length(frame: &mut [u8], transport: usize) {
     let transport = u16::try_from(transport).unwrap();
     if frame[NETWORK] >> 4 == 4 {
         frame[NETWORK + 2..NETWORK + 4].copy_from_slice(&(20 + transport).to_be_bytes());
+        sum_header(frame);
     } else {
         frame[NETWORK + 4..NETWORK + 6].copy_from_slice(&transport.to_be_bytes());
     }
@@ -124,8 +138,8 @@ fn every_icmp_type<F: TestFamily>() {
         let (plain, walk) = both::<F>(packet::<F>(Body::Icmp(kind)).frame());
         let v4 = F::CLIENT.is_ipv4();
         let expected = match (v4, kind) {
-            (true, 8) | (false, 128) => Ok(Transport::EchoRequest),
-            (true, 0) | (false, 129) => Ok(Transport::EchoReply),
+            (true, 8 | 13 | 15 | 17) | (false, 128) => Ok(Transport::EchoRequest),
+            (true, 0 | 14 | 16 | 18) | (false, 129) => Ok(Transport::EchoReply),
             _ => Ok(Transport::Icmp),
         };
         assert_eq!(walk.map(|parsed| parsed.transport), expected, "type {kind}");
@@ -210,7 +224,7 @@ fn check_any<F: TestFamily>(frame: &[u8]) {
     }
     for parsed in [plain, walk].into_iter().flatten() {
         let header = match parsed.transport {
-            Transport::Tcp { .. } => 20,
+            Transport::Tcp => 20,
             Transport::Udp | Transport::EchoRequest | Transport::EchoReply => 8,
             Transport::Sctp => 12,
             Transport::Icmp | Transport::Other => 0,
@@ -267,7 +281,40 @@ fn v4_with(change: &[(usize, u8)]) -> Vec<u8> {
     for (offset, value) in change {
         frame[NETWORK + offset] = *value;
     }
+    sum_header(&mut frame);
     frame
+}
+
+#[test]
+fn a_wrong_ipv4_header_checksum_is_malformed() {
+    for options in [vec![], vec![1; 8]] {
+        let frame = packet::<Ipv4>(Body::Udp).with(|p| p.options = options).frame();
+        let header = frame.len() - NETWORK - 15;
+        for bit in 0..header * 8 {
+            let mut frame = frame.clone();
+            frame[NETWORK + bit / 8] ^= 1 << (bit % 8);
+            let (plain, walk) = both::<Ipv4>(frame);
+            assert!(
+                matches!(plain, Err(Outcome::Malformed | Outcome::ToTc | Outcome::Fragment)),
+                "bit {bit}: {plain:?}"
+            );
+            assert!(matches!(walk, Err(Outcome::Malformed | Outcome::Fragment)), "bit {bit}: {walk:?}");
+        }
+    }
+}
+
+#[test]
+fn a_source_route_is_not_forwarded() {
+    let routed = packet::<Ipv4>(Body::Udp).with(|p| p.options = vec![131, 7, 4, 10, 0, 0, 1, 0]);
+    assert_eq!(both::<Ipv4>(routed.frame()), (Err(Outcome::ToTc), Err(Outcome::Malformed)));
+}
+
+fn nobody_sends_to_itself<F: TestFamily>() {
+    for body in BODIES {
+        let packet = packet::<F>(body).with(|p| p.src.set_ip(F::LISTEN));
+        assert_eq!(packet.src.ip(), packet.dst.ip());
+        assert_eq!(both::<F>(packet.frame()), (Err(Outcome::Martian), Err(Outcome::Martian)));
+    }
 }
 
 #[test]
@@ -282,7 +329,7 @@ fn ipv4_headers() {
         ("version 6", &[(0, 0x65)], malformed, malformed),
         ("header of 0 words", &[(0, 0x40)], malformed, malformed),
         ("header of 4 words", &[(0, 0x44)], malformed, malformed),
-        ("header of 6 words: ports are cut off", &[(0, 0x46)], to_tc, Ok(())),
+        ("header of 6 words: ports are cut off, and no options", &[(0, 0x46)], to_tc, malformed),
         ("header longer than the packet", &[(0, 0x4f)], malformed, malformed),
         ("total length 0", &[(3, 0)], malformed, malformed),
         ("total length below the header", &[(3, 19)], malformed, malformed),
@@ -426,6 +473,6 @@ fn an_ipv6_packet_to_be_segmented_may_have_no_length() {
     claim_transport_length(&mut frame, 0);
     let bytes = frame.len() - NETWORK;
     let parsed = Ipv6::walk(&Segmented { bytes: &mut frame, payload: 1400 }, NETWORK).unwrap();
-    assert_eq!((parsed.transport.flags(), parsed.length as usize), (flags::ACK, bytes));
+    assert_eq!((parsed.tcp.flags, parsed.length as usize), (flags::ACK, bytes));
     assert_eq!(Ipv6::walk(&Segmented { bytes: &mut frame, payload: 0 }, NETWORK), Err(Outcome::Malformed));
 }

@@ -27,7 +27,7 @@ use crate::{
     address::Address,
     decide::Decision,
     flow_state::FlowState,
-    parse::{Parsed, Transport},
+    parse::{Parsed, TcpFields, Transport},
 };
 
 /// What the in-memory tables ask of an address.
@@ -377,6 +377,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let answer = Parsed {
             key: FlowKey::default(),
             transport: Transport::Other,
+            tcp: TcpFields { flags: 9, sequence: 9, acknowledgment: 9 },
             transport_offset: 9,
             hop_limit: 9,
             length: 9,

@@ -1,4 +1,5 @@
 //! One prefix onto another, on both hooks.
+#![allow(clippy::panic, reason = "a panic in a test is a failed test")]
 
 use core::net::IpAddr;
 use std::vec::Vec;
