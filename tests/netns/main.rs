@@ -42,6 +42,7 @@ mod flows;
 mod forwarder;
 mod fragments;
 mod hairpin;
+mod icmp_errors;
 mod links;
 mod listens;
 mod next_hop;
