@@ -1,13 +1,13 @@
 //! The TC hook: everything. Begins, follows and ends flows, and sends what XDP left.
 
 use crate::{
-    abi::{Direction, Flow, NextHopState, Rewrite, Rule},
+    abi::{Direction, Flow, NextHopState, Rewrite, Rule, flow_flags},
     address::Address,
     apply::apply,
     decide::{Decision, stateless_forward, stateless_reply},
     find::{Found, find},
     flow_state::FlowState,
-    fragment,
+    fragment, mapping,
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed, Transport},
@@ -147,13 +147,19 @@ fn commit<A: Address, T: Tables<A>>(
             // Before the entry may go: its memory is another flow's then.
             draft.decision = Decision::of_flow(&entry.get());
             entry.seen(tables.now(), parsed.length);
+            let flags = entry.get().flags;
+            let uses_mapping = flags & (flow_flags::OUTBOUND | flow_flags::INBOUND) != 0;
+            if uses_mapping && draft.decision.rewrite.src != parsed.key.src {
+                mapping::refresh(tables, parsed, flags, &draft.decision.rewrite);
+            }
             let state = next_state(parsed, &entry.get());
             if entry.get().direction() == Direction::Reply && parsed.tcp.flags & tcp::SYN != 0 {
                 await_acknowledgment(tables, parsed, *entry, draft);
             }
             let proven = state != FlowState::Established || acknowledges(parsed, &entry.get());
-            if state as u8 != entry.get().state && proven {
-                advance(tables, parsed, *entry, state, draft);
+            let advances = state as u8 != entry.get().state && proven;
+            if advances && advance(tables, parsed, *entry, state, draft) && uses_mapping {
+                mapping::protect_used(tables, &parsed.key, flags, draft);
             }
         }
     }
@@ -210,7 +216,7 @@ const fn next_state<A: Copy>(parsed: &Parsed<A>, flow: &Flow<A>) -> FlowState {
     FlowState::from_number(flow.state).after(flow.direction(), parsed.tcp.flags)
 }
 
-/// Moves a new flow on to another state: into the protected table when it is established.
+/// Moves a new flow on to another state: into the protected table when it is established. Says whether it is there now.
 ///
 /// Not inlined: a stack frame of its own, which packets that change no state do not pay for.
 #[inline(never)]
@@ -220,7 +226,7 @@ fn advance<A: Address, T: Tables<A>>(
     entry: T::Entry,
     state: FlowState,
     draft: &mut Draft<A>,
-) {
+) -> bool {
     draft.flow = entry.get();
     draft.flow.state = state as u8;
     draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
@@ -236,16 +242,17 @@ fn advance<A: Address, T: Tables<A>>(
         if tables.protect((&parsed.key, &mut draft.flow), (&draft.peer_key, &mut draft.peer)).is_ok() {
             tables.remove_embryonic(&parsed.key);
             tables.remove_embryonic(&draft.peer_key);
-        } else {
-            // It goes on living among the new ones, as long as no flood pushes it out.
-            tables.count(draft.flow.counter, Event::Unprotected);
+            return true;
         }
-        return;
+        // It goes on living among the new ones, as long as no flood pushes it out.
+        tables.count(draft.flow.counter, Event::Unprotected);
+        return false;
     }
     entry.set_state(state);
     if let Some(other) = other {
         other.set_state(state);
     }
+    false
 }
 
 #[cfg(test)]

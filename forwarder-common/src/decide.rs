@@ -1,7 +1,7 @@
 //! What becomes of a packet, decided before a byte of it changes.
 
 use crate::{
-    abi::{Direction, Endpoint, Flow, RangeKey, Rewrite, Rule, Side, rule_flags, setting_flags},
+    abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rewrite, Rule, Side, rule_flags, setting_flags},
     address::Address,
     checksum::Delta,
     parse::Parsed,
@@ -57,6 +57,31 @@ fn range_at<A: Address, T: Tables<A>>(tables: &T, mut key: RangeKey<A>, generati
     }
     key.prefix_len = whole_address;
     tables.range(&key)?.slot(generation)
+}
+
+/// Whether a listen names the port that a packet with this key arrives at, by itself or in a range. One that names a whole address leaves its ports to
+/// whoever has them.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+pub(crate) fn names_port<A: Address, T: Tables<A>>(tables: &T, arriving: &FlowKey<A>) -> bool {
+    let endpoint = Endpoint {
+        address: arriving.dst,
+        port: arriving.dst_port,
+        protocol: arriving.protocol_number(),
+        side: Side::Listen as u8,
+    };
+    let generation = tables.generation();
+    if tables.endpoint(&endpoint).is_some_and(|reference| reference.slot(generation).is_some()) {
+        return true;
+    }
+    if !tables.has_ranges() {
+        return false;
+    }
+    let mut key = RangeKey::exact(endpoint);
+    let at_port = tables.range(&key).and_then(|reference| reference.slot(generation));
+    key.prefix_len = key.prefix_len - RangeKey::<A>::TAIL_BITS + RangeKey::<A>::PROTOCOL_BITS;
+    at_port.is_some() && at_port != tables.range(&key).and_then(|reference| reference.slot(generation))
 }
 
 /// Whether a packet that a rule names is this machine's own all the same: a rule that names a whole address or a range

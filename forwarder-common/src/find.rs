@@ -1,13 +1,13 @@
 //! What a packet belongs to: a flow, or a rule.
 
 use crate::{
-    abi::{Flow, Rule, Side, elapsed, rule_flags, setting_flags},
+    abi::{Flow, FlowKey, Rule, Side, elapsed, rule_flags, setting_flags},
     address::Address,
     decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_rule},
     flow_state::FlowState,
     parse::Parsed,
     prefix,
-    tables::{FlowEntry, NotInserted, Tables},
+    tables::{Draft, FlowEntry, NotInserted, Tables},
     verdict::Outcome,
 };
 
@@ -73,7 +73,7 @@ pub(crate) fn find<'t, A: Address, T: Tables<A>>(
 ) -> Result<Found<'t, A, T::Entry>, Outcome> {
     let settings = tables.settings();
     if settings.flags & (setting_flags::FLOWS | setting_flags::HAIRPIN) != 0
-        && let Some(found) = find_flow(tables, parsed)
+        && let Some(found) = find_flow(tables, &parsed.key)
     {
         return Ok(found);
     }
@@ -109,34 +109,35 @@ pub(crate) fn rule_of<'t, A: Address, T: Tables<A>>(
     match side {
         Side::Listen => listen_rule(tables, parsed),
         Side::Backend => backend_rule(tables, parsed),
+        Side::Inside => None,
     }
 }
 
 /// The flow of a packet, unless it has expired: then it goes, as if the sweeper had been faster.
 #[inline(always)]
-fn find_flow<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<Found<'t, A, T::Entry>> {
-    if let Some(entry) = tables.established(&parsed.key) {
-        let goes_on = lives(tables, parsed, &entry.get()) || other_lives(tables, parsed, entry);
+fn find_flow<'t, A: Address, T: Tables<A>>(tables: &'t T, key: &FlowKey<A>) -> Option<Found<'t, A, T::Entry>> {
+    if let Some(entry) = tables.established(key) {
+        let goes_on = lives(tables, key, &entry.get()) || other_lives(tables, key, entry);
         return goes_on.then_some(Found::Established(entry));
     }
-    let entry = tables.embryonic(&parsed.key)?;
-    if both_live(tables, parsed, entry) {
+    let entry = tables.embryonic(key)?;
+    if both_live(tables, key, entry) {
         return Some(Found::Embryonic(entry));
     }
-    tables.remove_embryonic(&parsed.key);
+    tables.remove_embryonic(key);
     None
 }
 
 /// Whether the other direction of a protected flow has seen a packet recently enough; if not, the flow is removed.
 /// Not inlined: a stack frame of its own.
 #[inline(never)]
-fn other_lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::Entry) -> bool {
+pub(crate) fn other_lives<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, entry: T::Entry) -> bool {
     let flow = entry.get();
-    let peer_key = flow.peer_key(parsed.key.protocol);
-    if tables.established(&peer_key).is_some_and(|peer| lives(tables, parsed, &peer.get())) {
+    let peer_key = flow.peer_key(key.protocol);
+    if tables.established(&peer_key).is_some_and(|peer| lives(tables, key, &peer.get())) {
         return true;
     }
-    tables.remove_established(&parsed.key, &peer_key, flow.sweep_slot);
+    tables.remove_established(key, &peer_key, flow.sweep_slot);
     false
 }
 
@@ -145,18 +146,28 @@ fn other_lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: 
 /// A flood may have pushed the other direction out: then it is entered again, unless somebody else has taken what
 /// its packets look like, in which case this flow is over. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn both_live<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::Entry) -> bool {
+fn both_live<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, entry: T::Entry) -> bool {
     let Some(mut draft) = tables.draft() else { return false };
-    let draft = &mut *draft;
+    both_live_in(tables, key, entry, &mut draft)
+}
+
+/// [`both_live`] in memory that is there already; the entry is in `draft.flow` then.
+#[inline(always)]
+pub(crate) fn both_live_in<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    entry: T::Entry,
+    draft: &mut Draft<A>,
+) -> bool {
     draft.flow = entry.get();
-    draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
-    let this_lives = lives(tables, parsed, &draft.flow);
+    draft.flow.write_peer_key(key.protocol, &mut draft.peer_key);
+    let this_lives = lives(tables, key, &draft.flow);
     if let Some(peer) = tables.embryonic(&draft.peer_key) {
         draft.peer = peer.get();
-        if !draft.peer.undoes(&parsed.key) {
+        if !draft.peer.undoes(key) {
             return false;
         }
-        if this_lives || lives(tables, parsed, &draft.peer) {
+        if this_lives || lives(tables, key, &draft.peer) {
             return true;
         }
         tables.remove_embryonic(&draft.peer_key);
@@ -165,13 +176,13 @@ fn both_live<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T:
     if !this_lives || tables.established(&draft.peer_key).is_some() {
         return false;
     }
-    draft.peer.become_peer(&draft.flow, &parsed.key);
+    draft.peer.become_peer(&draft.flow, key);
     tables.insert_embryonic(&draft.peer_key, &draft.peer) != Err(NotInserted::Taken)
 }
 
 /// Whether one direction of a flow has seen a packet recently enough.
 #[inline(always)]
-pub(crate) fn lives<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
-    let timeout = FlowState::from_number(flow.state).timeout(parsed.protocol(), &tables.settings().timeouts);
+pub(crate) fn lives<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    let timeout = FlowState::from_number(flow.state).timeout(key.protocol_number(), &tables.settings().timeouts);
     elapsed(tables.now(), flow.last_seen) <= timeout
 }

@@ -121,6 +121,12 @@ impl FlowState {
         }
     }
 
+    /// Whether no more than stragglers is expected.
+    #[inline(always)]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Closed | Self::Reset)
+    }
+
     /// How long a flow in this state lives without packets.
     #[inline(always)]
     pub const fn timeout(self, protocol: u8, timeouts: &Timeouts) -> Ticks {

@@ -1,11 +1,13 @@
 //! Begins a flow: chooses the source port that the backend will see and enters both directions.
 
 use crate::{
-    abi::{Direction, Flow, PortRange, Rule, elapsed},
+    abi::{Direction, FlowKey, PortRange, Rule, setting_flags},
     address::Address,
     checksum::Delta,
     decide::{backend_port, hides},
+    find::lives,
     flow_state::FlowState,
+    mapping,
     parse::{Parsed, Transport},
     tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
     verdict::Outcome,
@@ -15,7 +17,7 @@ use crate::{
 /// How many ports of each range are tried, after the client's own.
 const TRIES: [u32; 3] = [24, 8, 8];
 /// How many ports are tried in all.
-const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
+pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 
 /// Enters a flow for a client's packet under a rule that keeps flows.
 ///
@@ -47,7 +49,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     draft.flow.counter = rule.counter;
     draft.flow.state = FlowState::Opening as u8;
     draft.flow.direction = Direction::Forward as u8;
-    draft.flow.zero = 0;
+    draft.flow.flags = 0;
     draft.flow.sweep_slot = 0;
     draft.flow.packets = 1;
     draft.flow.bytes = parsed.length.into();
@@ -56,14 +58,27 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     tables.repeat(tries, &mut reservation);
     let Reservation { draft, found, .. } = reservation;
     found?;
-    let Err(why) = tables.insert_embryonic(&parsed.key, &draft.flow) else {
-        tables.count(rule.counter, Event::FlowBegun);
+    enter_forward(tables, &parsed.key, draft)
+}
+
+/// Enters the forward direction, the reply direction being entered.
+///
+/// # Errors
+/// There is no room; then the reply direction is not entered any more.
+#[inline(always)]
+pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    draft: &Draft<A>,
+) -> Result<(), Outcome> {
+    let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
+        tables.count(draft.flow.counter, Event::FlowBegun);
         return Ok(());
     };
     // Another CPU may have been faster with a packet of the same flow: its choice holds, and ours is given back,
     // unless both chose the same port.
     let port = draft.flow.rewrite.src_port;
-    if tables.embryonic(&parsed.key).is_none_or(|faster| faster.get().rewrite.src_port != port) {
+    if tables.embryonic(key).is_none_or(|faster| faster.get().rewrite.src_port != port) {
         tables.remove_embryonic(&draft.peer_key);
     }
     if why == NotInserted::Taken { Ok(()) } else { Err(Outcome::DropNoFlow) }
@@ -72,7 +87,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
 /// netfilter), an echo reply (RFC 5508 section 3.1: queries begin a session).
 #[inline(always)]
-const fn begins<A: Copy>(parsed: &Parsed<A>) -> bool {
+pub(crate) const fn begins<A: Copy>(parsed: &Parsed<A>) -> bool {
     let flags = parsed.tcp.flags;
     match parsed.transport {
         Transport::Tcp => flags & tcp::RST == 0 && (flags & tcp::SYN == 0 || flags & tcp::ACK == 0),
@@ -105,8 +120,11 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             tables.count(draft.flow.counter, Event::PortClash);
             return Repeat::Again;
         }
+        if *ours && tables.settings().flags & setting_flags::MASQUERADE != 0 && mapping::is_mapped(*tables, draft) {
+            return Repeat::Again;
+        }
         draft.peer.become_peer(&draft.flow, &parsed.key);
-        match enter_reply(*tables, parsed, draft) {
+        match enter_reply(*tables, &parsed.key, draft) {
             // The order matters against a flow that is just being protected on another CPU: it enters the
             // protected table before it leaves this one, so whoever gets the key here sees it there.
             Ok(()) if tables.established(&draft.peer_key).is_some() => {
@@ -128,18 +146,22 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
 
 /// Enters the reply direction. What a flood left of this very flow, or what has expired, makes way.
 #[inline(always)]
-fn enter_reply<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: &Draft<A>) -> Result<(), NotInserted> {
+pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    draft: &Draft<A>,
+) -> Result<(), NotInserted> {
     match tables.insert_embryonic(&draft.peer_key, &draft.peer) {
         Err(NotInserted::Taken) => {}
         other => return other,
     }
     let Some(holder) = tables.embryonic(&draft.peer_key) else { return Err(NotInserted::Taken) };
     let holder = holder.get();
-    if !holder.undoes(&parsed.key) {
-        let timeout = FlowState::from_number(holder.state).timeout(parsed.protocol(), &tables.settings().timeouts);
-        let lives = |flow: &Flow<A>| elapsed(tables.now(), flow.last_seen) <= timeout;
-        let forward = tables.embryonic(&holder.peer_key(parsed.key.protocol)).map(FlowEntry::get);
-        if lives(&holder) || forward.is_some_and(|forward| forward.undoes(&draft.peer_key) && lives(&forward)) {
+    if !holder.undoes(key) {
+        let forward = tables.embryonic(&holder.peer_key(key.protocol)).map(FlowEntry::get);
+        if lives(tables, key, &holder)
+            || forward.is_some_and(|forward| forward.undoes(&draft.peer_key) && lives(tables, key, &forward))
+        {
             return Err(NotInserted::Taken);
         }
     }
@@ -150,7 +172,12 @@ fn enter_reply<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: 
 /// The port (network order) that an attempt tries: the client's own first, then random ones (RFC 6056 section
 /// 3.3.2) of the same parity (RFC 4787 REQ-4), from the ranges in their order of preference.
 #[inline(always)]
-fn candidate<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, attempt: u32, ours: bool) -> Option<u16> {
+pub(crate) fn candidate<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    attempt: u32,
+    ours: bool,
+) -> Option<u16> {
     let wanted = parsed.key.src_port;
     let [first, second, third] = tables.settings().ports;
     if attempt == 0 {
@@ -182,7 +209,7 @@ const fn within(range: PortRange, port: u16) -> bool {
 
 /// A port of the range (host order) with the parity of `wanted` where the range has one; `None` for an empty range.
 #[inline(always)]
-const fn random_port(range: PortRange, random: u32, wanted: u16) -> Option<u16> {
+pub(crate) const fn random_port(range: PortRange, random: u32, wanted: u16) -> Option<u16> {
     if range.first > range.last {
         return None;
     }

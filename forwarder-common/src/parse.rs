@@ -213,7 +213,7 @@ fn transport(packet: &impl Packet, offset: usize, end: usize, protocol: u8) -> R
             Ok(TransportHeader::new(Transport::Sctp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
         }
         // AH authenticates the addresses (RFC 4302 section 3.3.3); protocol 0 inside is no protocol.
-        protocol::AH | 0 => Err(Outcome::NotOurs),
+        protocol::AH | 0 => Err(Outcome::Untranslatable),
         _ => Ok(TransportHeader::new(Transport::Other, 0, 0)),
     }
 }

@@ -18,6 +18,8 @@ pub trait FlowEntry<A>: Copy {
     fn get(self) -> Flow<A>;
     /// A packet of `bytes` IP bytes was forwarded at `now`.
     fn seen(self, now: Ticks, bytes: u32);
+    /// It is in use at `now`, though not by a packet of its own.
+    fn refresh(self, now: Ticks);
     /// The flow has come to another state.
     fn set_state(self, state: FlowState);
     /// What the client of a new TCP flow has to acknowledge: [`Flow::sweep_slot`].
@@ -43,6 +45,15 @@ impl Hop {
     /// No way out.
     pub const NONE: Self =
         Self { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
+}
+
+/// The way to a destination, as far as it says whose packet one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What is known.
+    pub state: NextHopState,
+    /// The interface out.
+    pub interface: u32,
 }
 
 /// Why a flow could not be entered.
@@ -117,6 +128,10 @@ pub trait Tables<A> {
     fn socket_connected(&self, arriving: &FlowKey<A>) -> bool;
     /// The kernel's routing towards `dst` for packets from `src`.
     fn next_hop(&self, src: A, dst: A) -> Hop;
+    /// The same, without sending the packet that way: it does not count as the one that confirms the neighbour.
+    fn way(&self, src: A, dst: A) -> Way;
+    /// The interface that the packet came in by.
+    fn ingress(&self) -> u32;
 
     /// Keeps what the parser found in memory that is not on the stack. Beside saving stack, it makes the kernel's
     /// verifier forget along which of the parser's many ways it came, so that it follows the rest only once.
@@ -162,6 +177,8 @@ pub struct Draft<A> {
     pub decision: Decision<A>,
     /// Of an ICMP error.
     pub embedded: Embedded<A>,
+    /// Of a packet without a flow, from or to a host that goes out with an address of ours.
+    pub outgoing: Outgoing<A>,
 }
 
 /// What is being worked out about an ICMP error.
@@ -172,6 +189,24 @@ pub struct Embedded<A> {
     pub answer: Parsed<A>,
     /// How the error's own header is rewritten; ports mean nothing.
     pub outer: Rewrite<A>,
+}
+
+/// What is being worked out about a packet from or to a host that goes out with an address of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Outgoing<A> {
+    /// The sender's mapping, as it is found from inside.
+    pub key: FlowKey<A>,
+    /// Some other key that is looked up.
+    pub other_key: FlowKey<A>,
+    /// The host that the packet comes to; network order.
+    pub to: A,
+    /// Its port; network order.
+    pub to_port: u16,
+    /// What the mapping that leads there lets in: [`crate::abi::Flow::flags`].
+    pub to_filtering: u16,
+    /// [`crate::outgoing::Kind`] as a number.
+    pub kind: u32,
 }
 
 /// Things a rule counts beside traffic.

@@ -6,15 +6,19 @@ use core::{marker::PhantomData, net::IpAddr};
 use std::{net::SocketAddr, vec::Vec};
 
 use crate::{
-    abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Side, rule_flags},
+    abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Side, rule_flags, setting_flags},
     address::{V4, V6},
     checksum::Delta,
     complete, fast,
     flow_state::FlowState,
     fragment,
     icmp_error::{self, Embeds},
+    outgoing,
     parse::{Ipv4, Ipv6},
-    tables::memory::{Memory, MemoryAddress},
+    tables::{
+        Tables as _,
+        memory::{Memory, MemoryAddress},
+    },
     test_packet::{Body, NETWORK, TestPacket},
     verdict::{Kind, Outcome, Verdict},
 };
@@ -236,6 +240,21 @@ impl<F: TestFamily> World<F> {
         slot
     }
 
+    /// The hosts of `from`'s first `bits` bits go out by `interface` with the address `ours`; `filtering` is of
+    /// [`rule_flags`]. Returns the rule's slot.
+    pub(crate) fn masquerade(&mut self, from: IpAddr, bits: u32, interface: u32, ours: IpAddr, filtering: u32) -> u32 {
+        let slot = u32::try_from(self.tables.rules.len()).unwrap_or(0) + 1;
+        let rule = Rule { source: F::address(ours), flags: filtering, counter: slot + 100, ..Rule::default() };
+        self.tables.rules.insert(slot, rule);
+        self.tables.settings.flags |= setting_flags::MASQUERADE;
+        for interface in [interface, 0] {
+            let inside = RangeKey::inside(interface, F::address(from));
+            let key = RangeKey { prefix_len: RangeKey::<F::Address>::SIDE_BITS + bits, ..inside };
+            self.tables.ranges.entry(key).or_insert(RuleRef::settled(slot));
+        }
+        slot
+    }
+
     /// The key under which a packet is looked up.
     pub(crate) fn key(packet: &TestPacket) -> FlowKey<F::Address> {
         let (src_port, dst_port) = match packet.body {
@@ -276,19 +295,27 @@ impl<F: TestFamily> World<F> {
         let mut packet = frame.as_mut_slice();
         let verdict = match hook {
             Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK),
-            // As in forwarder-ebpf's main.rs.
-            Hook::Tc => match complete::process::<F, _>(&mut packet, &self.tables, NETWORK) {
-                verdict if verdict.outcome == Outcome::Fragment => {
-                    fragment::later::<F, _>(&mut packet, &self.tables, NETWORK)
-                }
-                verdict if verdict.outcome == Outcome::IcmpOther => {
-                    icmp_error::process::<F, _>(&mut packet, &self.tables, NETWORK)
-                }
-                verdict => verdict,
-            },
+            Hook::Tc => self.process_at_tc(&mut packet),
         };
         self.tables.check_protected_pairs();
         (verdict, frame)
+    }
+
+    /// The steps of the TC program, as in forwarder-ebpf's main.rs.
+    fn process_at_tc(&self, packet: &mut &mut [u8]) -> Verdict {
+        let verdict = complete::process::<F, _>(packet, &self.tables, NETWORK);
+        match verdict.outcome {
+            Outcome::Fragment => fragment::later::<F, _>(packet, &self.tables, NETWORK),
+            Outcome::IcmpOther => icmp_error::process::<F, _>(packet, &self.tables, NETWORK),
+            Outcome::NotOurs if self.tables.settings.flags & setting_flags::MASQUERADE != 0 => {
+                match self.tables.kept().map(|parsed| outgoing::open(&self.tables, parsed)) {
+                    Some(Ok(())) => complete::process::<F, _>(packet, &self.tables, NETWORK),
+                    Some(Err(outcome)) => Verdict::of(outcome),
+                    None => panic!("what is not ours was read"),
+                }
+            }
+            _ => verdict,
+        }
     }
 
     fn traffic(&self) -> [u64; 4] {

@@ -50,6 +50,8 @@ outcomes! {
     ForwardedByNeighbour = "forwarded_by_neighbour" Forward,
     /// No rule names it.
     NotOurs = "not_ours" Pass,
+    /// A protocol that no address can be changed under: AH.
+    Untranslatable = "untranslatable" Pass,
     /// Not IPv4 or IPv6 in a plain Ethernet frame: ARP, VLAN-tagged, 802.3.
     NotIp = "not_ip" Pass,
     /// For another station, or broadcast or multicast.
@@ -76,6 +78,10 @@ outcomes! {
     Martian = "martian" Pass,
     /// The rule does not allow this client.
     DropNotAllowed = "drop_not_allowed" Drop,
+    /// For a host behind us that goes out with our address, from where that host has sent nothing to (RFC 4787 section 5).
+    DropFiltered = "drop_filtered" Drop,
+    /// From such a host, of no flow and not what begins one: it would go out with an address that nobody can answer.
+    DropStray = "drop_stray" Drop,
     /// Its TTL or hop limit would reach 0 (RFC 1812 section 5.3.1).
     DropTtl = "drop_ttl" Drop,
     /// The kernel has no route to the next hop.

@@ -27,7 +27,7 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use forwarder_common::{
-    abi::Settings,
+    abi::{Settings, setting_flags},
     complete, fast, fragment,
     icmp_error::{self, Embeds},
     packet::Packet,
@@ -109,7 +109,12 @@ where
 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
     let mut verdict = plain::<F, M, NETWORK>(context, settings);
-    if verdict.outcome == Outcome::Fragment {
+    if verdict.outcome == Outcome::NotOurs && settings.flags & setting_flags::MASQUERADE != 0 {
+        verdict = match outgoing::<F, M>(context, settings) {
+            Ok(()) => plain::<F, M, NETWORK>(context, settings),
+            Err(outcome) => Verdict::of(outcome),
+        };
+    } else if verdict.outcome == Outcome::Fragment {
         verdict = later_fragment::<F, M, NETWORK>(context, settings);
     }
     if verdict.outcome == Outcome::IcmpOther {
@@ -149,6 +154,17 @@ fn icmp<F: Embeds, M: Maps<Address = F::Address> + Routed + Sockets, const NETWO
     let mut packet = TcPacket::with_embedded(context);
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
     icmp_error::process::<F, _>(&mut packet, &tables, NETWORK)
+}
+
+/// A packet that nothing names may be of a host behind us that goes out with our address: opens its flow.
+#[inline(never)]
+fn outgoing<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(
+    context: *mut __sk_buff,
+    settings: &'static Settings,
+) -> Result<(), Outcome> {
+    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
+    let Some(parsed) = tables.kept() else { return Err(Outcome::DropError) };
+    forwarder_common::outgoing::open(&tables, parsed)
 }
 
 /// Logs and counts the verdict, and tells the kernel.

@@ -16,7 +16,7 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::{NextHop, NextHopState, elapsed, next_hop_flags, setting_flags},
     address::{Address, V4, V6},
-    tables::Hop,
+    tables::{Hop, Way},
 };
 
 use crate::{
@@ -49,16 +49,18 @@ impl Routed for MapsV6 {
     }
 }
 
-/// The next hop for packets from `src` to `dst`: the kept one while it is fresh, else what the kernel says now.
+/// The slot that is about packets from `src` to `dst`, as fresh as it has to be; and whether it was so before.
 #[inline(always)]
-pub(crate) fn next_hop<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> Hop {
+fn slot<M: Routed>(
+    tables: &KernelTables<M>,
+    src: M::Address,
+    dst: M::Address,
+) -> Option<(&'static mut NextHop<M::Address>, bool)> {
     let settings = tables.settings;
     let by_source = settings.flags & setting_flags::ROUTE_BY_SOURCE != 0;
     let src = if by_source { src } else { M::Address::default() };
     let index = if by_source { dst.mix() ^ src.mix() } else { dst.mix() } & (NEXT_HOP_SLOTS - 1);
-    let Some(slot) = M::next_hops().get_ptr_mut(index) else {
-        return Hop { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
-    };
+    let slot = M::next_hops().get_ptr_mut(index)?;
     // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it
     // run to completion one after the other.
     let slot = unsafe { &mut *slot };
@@ -74,6 +76,24 @@ pub(crate) fn next_hop<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst
         slot.src = src;
         ask(tables, slot);
     }
+    Some((slot, fresh))
+}
+
+/// The way for packets from `src` to `dst`, without taking it: the next packet still confirms the neighbour.
+#[inline(always)]
+pub(crate) fn way<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> Way {
+    match slot(tables, src, dst) {
+        Some((slot, _)) => Way { state: NextHopState::from_number(slot.state), interface: slot.interface },
+        None => Way { state: NextHopState::Unknown, interface: 0 },
+    }
+}
+
+/// The next hop for packets from `src` to `dst`: the kept one while it is fresh, else what the kernel says now.
+#[inline(always)]
+pub(crate) fn next_hop<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> Hop {
+    let Some((slot, fresh)) = slot(tables, src, dst) else {
+        return Hop { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
+    };
     let mut flags = slot.flags;
     if tables.at == At::Tc {
         // This packet goes by the neighbour code, and no other until the kernel is asked again.

@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start},
 };
 use forwarder_common::{
-    abi::{Flow, FlowKey, Settings, elapsed},
+    abi::{Flow, FlowKey, Settings, elapsed, flow_flags},
     flow_state::FlowState,
     tables::NotInserted,
 };
@@ -138,19 +138,47 @@ unsafe extern "C" fn sweep_one<M: Maps>(step: u32, run: *mut Run) -> i64 {
     let Some(flow) = M::established().get_ptr_mut(key) else { return 0 };
     // SAFETY: a pointer to a map value, valid while the program runs; copied at once.
     let flow = unsafe { flow.read() };
-    if flow.sweep_slot != slot || !expired(run.settings, key.protocol as u8, &flow) {
+    if flow.sweep_slot != slot {
         return 0;
     }
     let peer_key = flow.peer_key(key.protocol);
-    if let Some(peer) = M::established().get_ptr_mut(peer_key) {
+    let mut lives = !expired(run.settings, key.protocol_number(), &flow);
+    if !lives && let Some(peer) = M::established().get_ptr_mut(peer_key) {
         // SAFETY: as above.
         let peer = unsafe { peer.read() };
-        if !expired(run.settings, key.protocol as u8, &peer) {
-            return 0;
+        lives = !expired(run.settings, key.protocol_number(), &peer);
+    }
+    if !lives {
+        remove::<M>(&key, &peer_key, slot);
+    } else if !FlowState::from_number(flow.state).has_ended() {
+        if flow.flags & flow_flags::OUTBOUND != 0 {
+            let ours = (flow.rewrite.src, flow.rewrite.src_port);
+            refresh_mapping::<M>(key.protocol_number(), flow.flags, ours, key.dst);
+        }
+        if flow.flags & flow_flags::INBOUND != 0 {
+            refresh_mapping::<M>(key.protocol_number(), flow.flags, (key.dst, key.dst_port), flow.rewrite.src);
         }
     }
-    remove::<M>(&key, &peer_key, slot);
     0
+}
+
+/// A mapping lives while a flow of it lives, and so does what the mapping lets in.
+#[inline(always)]
+fn refresh_mapping<M: Maps>(protocol: u8, flags: u16, ours: (M::Address, u16), remote: M::Address) {
+    let refresh = |entry: *mut Flow<M::Address>| {
+        // SAFETY: a pointer to a map value, valid while the program runs; a single word.
+        unsafe { (*entry).last_seen = now() };
+    };
+    let key = FlowKey::mapping_from_outside(protocol, ours.0, ours.1);
+    match M::established().get_ptr_mut(key) {
+        Some(mapping) => refresh(mapping),
+        None => M::embryonic().get_ptr_mut(key).map_or((), refresh),
+    }
+    if flags & flow_flags::ADDRESS_FILTERING != 0
+        && let Some(permission) = M::embryonic().get_ptr_mut(FlowKey::permission(protocol, (remote, 0), ours))
+    {
+        refresh(permission);
+    }
 }
 
 #[inline(always)]

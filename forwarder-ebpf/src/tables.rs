@@ -7,7 +7,7 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{__sk_buff, BPF_NOEXIST},
     btf_maps::lpm_trie::Key,
     helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
 };
@@ -18,7 +18,7 @@ use forwarder_common::{
     },
     flow_state::FlowState,
     parse::Parsed,
-    tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables},
+    tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
 };
 
 use crate::{
@@ -98,6 +98,12 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
             (*self.0).bytes += u64::from(bytes);
             (*self.0).last_seen = now;
         }
+    }
+
+    #[inline(always)]
+    fn refresh(self, now: Ticks) {
+        // SAFETY: as above; a single word.
+        unsafe { (*self.0).last_seen = now };
     }
 
     #[inline(always)]
@@ -292,6 +298,17 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     #[inline(always)]
     fn next_hop(&self, src: M::Address, dst: M::Address) -> Hop {
         routing::next_hop::<M>(self, src, dst)
+    }
+
+    #[inline(always)]
+    fn way(&self, src: M::Address, dst: M::Address) -> Way {
+        routing::way::<M>(self, src, dst)
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: only asked at TC, where the program's argument is an skb.
+        unsafe { (*self.context.cast::<__sk_buff>()).ifindex }
     }
 
     #[inline(always)]

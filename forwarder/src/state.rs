@@ -43,6 +43,9 @@ pub struct State {
     pub config: Config,
     /// What `list` says about each rule.
     pub rules: Vec<RuleState>,
+    /// What `list` says about each masquerade.
+    #[serde(default)]
+    pub masquerades: Vec<MasqueradeState>,
     /// Where its programs hang.
     pub interfaces: Vec<AttachedInterface>,
     /// Which counter each rule has.
@@ -95,6 +98,28 @@ pub struct HairpinState {
     pub clients: String,
     /// The address of ours that the backend sees in place of theirs.
     pub source: String,
+}
+
+/// A masquerade as `list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasqueradeState {
+    /// Its name.
+    pub name: String,
+    /// The hosts, each prefix with its way out.
+    pub ways: Vec<WayOutState>,
+    /// What is let in.
+    pub filtering: String,
+}
+
+/// How the hosts of a prefix go out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayOutState {
+    /// The hosts.
+    pub from: String,
+    /// The interface.
+    pub out: String,
+    /// The address that they have outside.
+    pub address: String,
 }
 
 /// An interface that programs hang on.
@@ -164,6 +189,7 @@ impl State {
             config_path: None,
             config,
             rules: Vec::new(),
+            masquerades: Vec::new(),
             interfaces: Vec::new(),
             counters: BTreeMap::new(),
             sysctls: Vec::new(),

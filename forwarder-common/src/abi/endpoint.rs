@@ -11,6 +11,8 @@ pub enum Side {
     Listen = 0,
     /// Where a stateless rule's backend answers from: matched against a packet's source.
     Backend = 1,
+    /// A host that goes out with an address of ours: matched against a packet's source ([`RangeKey::inside`]).
+    Inside = 3,
 }
 
 /// An address, protocol and port that a rule names exactly.
@@ -39,7 +41,7 @@ layout!(Endpoint<V6>, 20, [V6, u16, u8, u8]);
 pub struct RangeKey<A> {
     /// Significant bits of what follows; native order (the kernel's `bpf_lpm_trie_key`).
     pub prefix_len: u32,
-    /// [`Side`] as a number, native order.
+    /// [`Side`] as a number, native order; for [`Side::Inside`] with the way out above it.
     pub side: u32,
     /// Network order.
     pub address: A,
@@ -58,6 +60,17 @@ impl<A> RangeKey<A> {
     pub const PROTOCOL_BITS: u32 = 16;
     /// Bits of `protocol` and `port`.
     pub const TAIL_BITS: u32 = 32;
+    /// One more than the highest interface that [`Self::inside`] can name.
+    pub const INTERFACES: u32 = 1 << 24;
+
+    /// The key that looks up how a host behind us goes out by an interface; 0 for any, to know whether it is one.
+    ///
+    /// Prefixes of hosts have prefix lengths up to `32 + w`.
+    #[inline(always)]
+    pub const fn inside(interface: u32, address: A) -> Self {
+        let prefix_len = Self::SIDE_BITS + 8 * size_of::<A>() as u32;
+        Self { prefix_len, side: Side::Inside as u32 | interface << 8, address, protocol: 0, port: 0 }
+    }
 
     /// The key that looks a packet's endpoint up: all bits significant.
     #[inline(always)]

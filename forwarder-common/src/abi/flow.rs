@@ -18,11 +18,52 @@ pub struct FlowKey<A> {
     pub src_port: u16,
     /// Network order. An ICMP echo reply has its identifier here, an echo request has 0.
     pub dst_port: u16,
-    /// IP protocol number, native order: a word, so that the key has no padding.
+    /// IP protocol number, native order: a word, so that the key has no padding. Above the number what the entry is if
+    /// it is none of a packet: [`Self::MAPPING`], [`Self::PERMISSION`].
     pub protocol: u32,
 }
 layout!(FlowKey<V4>, 16, [V4, V4, u16, u16, u32]);
 layout!(FlowKey<V6>, 40, [V6, V6, u16, u16, u32]);
+
+impl<A: Copy + Default> FlowKey<A> {
+    /// Above the protocol: a mapping, the same for every remote end (RFC 4787 section 4.1).
+    pub const MAPPING: u32 = 1 << 8;
+    /// Above the protocol: a remote end that a mapping lets in (RFC 4787 section 5).
+    pub const PERMISSION: u32 = 1 << 9;
+
+    /// The number of the protocol alone.
+    #[inline(always)]
+    pub const fn protocol_number(&self) -> u8 {
+        self.protocol as u8
+    }
+
+    /// Whether this is the key of a mapping or a permission, not of packets.
+    #[inline(always)]
+    pub const fn is_of_no_packet(&self) -> bool {
+        self.protocol > u8::MAX as u32
+    }
+
+    /// Where the mapping of `port` at `inside` to an address of ours is found by those who are behind us.
+    #[inline(always)]
+    pub fn mapping_from_inside(protocol: u8, inside: A, port: u16, ours: A) -> Self {
+        let protocol = u32::from(protocol) | Self::MAPPING;
+        Self { src: inside, dst: ours, src_port: port, dst_port: 0, protocol }
+    }
+
+    /// Where the same mapping is found by everyone else: by our address and the port that it has there.
+    #[inline(always)]
+    pub fn mapping_from_outside(protocol: u8, ours: A, port: u16) -> Self {
+        let protocol = u32::from(protocol) | Self::MAPPING;
+        Self { src: A::default(), dst: ours, src_port: 0, dst_port: port, protocol }
+    }
+
+    /// Where it stands that who is mapped to `ours` and `port` has sent to `remote`; `remote_port` 0 for any port.
+    #[inline(always)]
+    pub fn permission(protocol: u8, (remote, remote_port): (A, u16), (ours, port): (A, u16)) -> Self {
+        let protocol = u32::from(protocol) | Self::PERMISSION;
+        Self { src: remote, dst: ours, src_port: remote_port, dst_port: port, protocol }
+    }
+}
 
 /// What a packet's addresses and ports become, with the checksum deltas worked out beforehand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,8 +109,8 @@ pub struct Flow<A> {
     pub state: u8,
     /// [`Direction`] as a number.
     pub direction: u8,
-    /// Always 0.
-    pub zero: u16,
+    /// [`flow_flags`].
+    pub flags: u16,
     /// Where the sweeper finds an established flow. While embryonic, in the client's direction of a TCP flow: the
     /// acknowledgment number (host order) that shows that the client has seen the backend's SYN-ACK; else 0.
     pub sweep_slot: u32,
@@ -78,6 +119,19 @@ pub struct Flow<A> {
     /// Bytes of this direction, IP header included, link header not.
     pub bytes: u64,
 }
+/// Bits of [`Flow::flags`]; both entries of a flow have the same ones.
+pub mod flow_flags {
+    /// Begun by a host behind us that goes out with an address of ours: it keeps a mapping alive.
+    pub const OUTBOUND: u16 = 1;
+    /// Let in by a mapping, which it keeps alive. With [`OUTBOUND`]: from one host behind us to another (RFC 4787
+    /// section 6).
+    pub const INBOUND: u16 = 1 << 1;
+    /// Of a mapping that everybody may use, and its flows (RFC 4787 section 5, endpoint-independent filtering).
+    pub const ENDPOINT_FILTERING: u16 = 1 << 2;
+    /// Of a mapping that the addresses may use which its host has sent to, and its flows (address-dependent filtering).
+    pub const ADDRESS_FILTERING: u16 = 1 << 3;
+}
+
 layout!(Flow<V4>, 48, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u64, u64]);
 layout!(Flow<V6>, 72, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u64, u64]);
 
@@ -118,7 +172,7 @@ impl<A: Copy> Flow<A> {
         self.counter = flow.counter;
         self.state = flow.state;
         self.direction = direction as u8;
-        self.zero = 0;
+        self.flags = flow.flags;
         self.sweep_slot = flow.sweep_slot;
         self.packets = 0;
         self.bytes = 0;

@@ -48,4 +48,8 @@ pub mod rule_flags {
     pub const HAIRPIN: u32 = 1 << 4;
     /// One to one: `listen` and `to` are prefixes of the length that `mask` says ([`crate::prefix`]).
     pub const PREFIX: u32 = 1 << 5;
+    /// With `Side::Inside`: everybody may use a mapping (RFC 4787 section 5).
+    pub const ENDPOINT_FILTERING: u32 = 1 << 8;
+    /// With `Side::Inside`: the addresses may use a mapping which its host has sent to.
+    pub const ADDRESS_FILTERING: u32 = 1 << 9;
 }

@@ -68,4 +68,6 @@ pub mod setting_flags {
     pub const STATELESS: u32 = 1 << 4;
     /// Some stateless rule keeps flows for clients in its backend's network: TC looks flows up, XDP leaves them to it.
     pub const HAIRPIN: u32 = 1 << 5;
+    /// Hosts behind us go out with an address of ours, or mappings of a rule now gone may live.
+    pub const MASQUERADE: u32 = 1 << 8;
 }

@@ -58,9 +58,9 @@ fn is_alive<A: Address, T: Tables<A>>(tables: &T, answer: &Parsed<A>, flow: &Flo
     match peer {
         Some(peer) => {
             let peer = peer.get();
-            peer.undoes(&answer.key) && (lives(tables, answer, flow) || lives(tables, answer, &peer))
+            peer.undoes(&answer.key) && (lives(tables, &answer.key, flow) || lives(tables, &answer.key, &peer))
         }
         // A flood pushed it out; the flow's next packet enters it again.
-        None => lives(tables, answer, flow),
+        None => lives(tables, &answer.key, flow),
     }
 }

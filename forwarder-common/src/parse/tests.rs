@@ -158,8 +158,8 @@ fn every_protocol_number<F: TestFamily>() {
             6 | 17 | 33 | 136 | 1 | 58 | 132 => (Err(Outcome::Malformed), Err(Outcome::Malformed)),
             0 | 43 | 44 | 60 if !v4 => (Err(Outcome::ToTc), Err(Outcome::Malformed)),
             // What authenticates the addresses, and what is no protocol.
-            51 => (Err(Outcome::NotOurs), Err(Outcome::NotOurs)),
-            0 if v4 => (Err(Outcome::NotOurs), Err(Outcome::NotOurs)),
+            51 => (Err(Outcome::Untranslatable), Err(Outcome::Untranslatable)),
+            0 if v4 => (Err(Outcome::Untranslatable), Err(Outcome::Untranslatable)),
             _ => (Ok(Transport::Other), Ok(Transport::Other)),
         };
         assert_eq!((plain.map(|p| p.transport), walk.map(|p| p.transport)), expected, "protocol {number}");

@@ -18,7 +18,7 @@ use std::{
     vec::Vec,
 };
 
-use super::{Draft, Embedded, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables};
+use super::{Draft, Embedded, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way};
 use crate::{
     abi::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef,
@@ -81,6 +81,8 @@ pub struct Memory<A: MemoryAddress> {
     pub hops: BTreeMap<A, Hop>,
     /// The way to everywhere else.
     pub default_hop: Hop,
+    /// The interface that packets come in by.
+    pub ingress: Cell<u32>,
     /// Protected flows.
     pub established: Entries<A>,
     /// How many entries the protected table takes.
@@ -148,6 +150,7 @@ impl<A: MemoryAddress> Default for Memory<A> {
             connected: BTreeSet::new(),
             hops: BTreeMap::new(),
             default_hop: HOP,
+            ingress: Cell::new(HOP.interface),
             established: RefCell::default(),
             established_capacity: Cell::new(1000),
             sweep: RefCell::default(),
@@ -209,6 +212,12 @@ impl<A: MemoryAddress> FlowEntry<A> for &'static Cell<Flow<A>> {
         flow.last_seen = now;
         flow.packets += 1;
         flow.bytes += u64::from(bytes);
+        self.set(flow);
+    }
+
+    fn refresh(self, now: Ticks) {
+        let mut flow = Cell::get(self);
+        flow.last_seen = now;
         self.set(flow);
     }
 
@@ -321,7 +330,8 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let wanted = bits(key);
         let matching = self.ranges.iter().filter(|(range, _)| {
             let significant = usize::try_from(range.prefix_len).unwrap();
-            bits(range).iter().zip(&wanted).take(significant).all(|(a, b)| a == b)
+            // As in the kernel, a key finds nothing that says more than itself.
+            range.prefix_len <= key.prefix_len && bits(range).iter().zip(&wanted).take(significant).all(|(a, b)| a == b)
         });
         matching.max_by_key(|(range, _)| range.prefix_len).map(|(_, reference)| *reference)
     }
@@ -362,6 +372,15 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         self.hops.get(&dst).copied().unwrap_or(self.default_hop)
     }
 
+    fn way(&self, src: A, dst: A) -> Way {
+        let Hop { state, interface, .. } = self.next_hop(src, dst);
+        Way { state, interface }
+    }
+
+    fn ingress(&self) -> u32 {
+        self.ingress.get()
+    }
+
     fn keep(&self, parsed: Parsed<A>) {
         self.parsed.set(Some(Box::leak(Box::new(parsed))));
     }
@@ -386,7 +405,14 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         };
         let embedded = Embedded { answer, outer: flow.rewrite };
         let decision = Decision::of_flow(&flow);
-        Some(Box::new(Draft { flow, peer: flow, peer_key: FlowKey::default(), decision, embedded }))
+        Some(Box::new(Draft {
+            flow,
+            peer: flow,
+            peer_key: FlowKey::default(),
+            decision,
+            embedded,
+            outgoing: super::Outgoing::default(),
+        }))
     }
 
     fn count_forwarded(&self, counter: u32, direction: Direction, bytes: u32) {

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use super::{describe_rules, guard, print_warnings, read_config, table};
+use super::{describe_masquerades, describe_rules, guard, masquerade_table, print_warnings, read_config, table};
 use crate::{
     cli::Check,
     machine::{netlink::Netlink, sockets},
@@ -33,7 +33,11 @@ pub async fn run(options: &Check, out: &mut dyn Write) -> Result<()> {
     if !rules.is_empty() {
         write!(out, "{}", table::text(&rules))?;
     }
-    let count = compiled.rules.len();
+    let masquerades = describe_masquerades(&config, &compiled);
+    if !masquerades.is_empty() {
+        write!(out, "{}", masquerade_table(&masquerades))?;
+    }
+    let count = compiled.rules.len() + masquerades.len();
     let plural = if count == 1 { "" } else { "s" };
     writeln!(out, "{} is right: {count} rule{plural}", options.file.display())?;
     Ok(())

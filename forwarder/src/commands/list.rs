@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Instance, require_reading, table};
+use super::{Instance, masquerade_table, require_reading, table};
 use crate::{
     cli::{Format, Show},
     state::RuleState,
@@ -15,11 +15,20 @@ use crate::{
 pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
     require_reading()?;
     let instance = Instance::open(pins)?;
-    let rules = &instance.state.rules;
+    let (rules, masquerades) = (&instance.state.rules, &instance.state.masquerades);
     match options.format {
-        Format::Json => writeln!(out, "{:#}", json!({ "rules": rules }))?,
-        Format::Table if rules.is_empty() => writeln!(out, "no rules; try: forwarder add --help")?,
-        Format::Table => write!(out, "{}", describe(rules))?,
+        Format::Json => writeln!(out, "{:#}", json!({ "rules": rules, "masquerades": masquerades }))?,
+        Format::Table if rules.is_empty() && masquerades.is_empty() => {
+            writeln!(out, "no rules; try: forwarder add --help")?
+        }
+        Format::Table => {
+            if !rules.is_empty() {
+                write!(out, "{}", describe(rules))?;
+            }
+            if !masquerades.is_empty() {
+                write!(out, "{}", masquerade_table(masquerades))?;
+            }
+        }
     }
     Ok(())
 }

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::{describe_rules, guard, invalid, pins_option, print_warnings, read_config, require_privileges, table};
+use super::{
+    describe_masquerades, describe_rules, guard, invalid, pins_option, print_warnings, read_config, require_privileges,
+    table,
+};
 use crate::{
     bpf::{
         attach::{self, TcAttachment, XdpKind},
@@ -47,6 +50,7 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
     let headerless: Vec<u32> =
         links.iter().filter(|link| !link.interface.has_link_header).map(|link| link.interface.index).collect();
     let links = chosen(&config, &links)?;
+    refuse_unserved_ways_out(&compiled, &links)?;
     if !options.force {
         guard::refuse_to_cut_ssh(&compiled)?;
     }
@@ -67,6 +71,7 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
     let mut state = State::new(&pins, config)?;
     state.config_path = config_path;
     state.rules = describe_rules(&state.config, &compiled);
+    state.masquerades = describe_masquerades(&state.config, &compiled);
     let loaded =
         Loading { pins: &pins, links: &links, headerless: &headerless, compiled: &compiled, no_tcx: options.no_tcx };
     let done = loaded.run(&mut state, &mut undo).and_then(|()| {
@@ -130,6 +135,21 @@ fn chosen(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
         }
     }
     Ok(chosen)
+}
+
+/// What goes out by an interface comes back by it, and has to be seen there.
+fn refuse_unserved_ways_out(compiled: &Compiled, links: &[Link]) -> Result<()> {
+    for masquerade in &compiled.masquerades {
+        let served = |interface: u32| links.iter().any(|link| link.interface.index == interface);
+        if let Some(way) = masquerade.ways.iter().find(|way| !served(way.interface)) {
+            return Err(invalid(format!(
+                "masquerade \"{}\" goes out by {}, which is not served, so no answer would be seen; add it: --iface {}, or \
+                 `interfaces` in the configuration",
+                masquerade.name, way.interface_name, way.interface_name
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn there_are(links: &[Link]) -> String {
@@ -385,7 +405,7 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
         out,
         "forwarder {} is loaded: {} on {}, {} of kernel memory",
         state.program,
-        count(state.rules.len(), "rule"),
+        count(state.rules.len() + state.masquerades.len(), "rule"),
         count(state.interfaces.len(), "interface"),
         table::bytes(memory)
     )?;
@@ -400,7 +420,17 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
         let listen = rule.listen.join(", ");
         writeln!(out, "  {}: {listen} -> {} ({}; {keeps})", rule.name, rule.to, rule.source)?;
     }
-    if state.rules.is_empty() {
+    for masquerade in &state.masquerades {
+        for way in &masquerade.ways {
+            let (from, address) = (&way.from, &way.address);
+            writeln!(
+                out,
+                "  {}: {from} out of {} as {address} (filtering {})",
+                masquerade.name, way.out, masquerade.filtering
+            )?;
+        }
+    }
+    if state.rules.is_empty() && state.masquerades.is_empty() {
         writeln!(out, "There are no rules yet, so nothing is forwarded; try: forwarder add --help")?;
     }
     for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {

@@ -203,3 +203,40 @@ pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Ve
         })
         .collect()
 }
+
+/// What `list` and the state say about the masquerades of a configuration on this machine.
+pub fn describe_masquerades(config: &Config, compiled: &crate::config::Compiled) -> Vec<crate::state::MasqueradeState> {
+    let way = |way: &crate::config::WayOut| crate::state::WayOutState {
+        from: way.from.to_string(),
+        out: way.interface_name.clone(),
+        address: way.address.to_string(),
+    };
+    config
+        .masquerades
+        .iter()
+        .zip(&compiled.masquerades)
+        .map(|(masquerade, summary)| crate::state::MasqueradeState {
+            name: masquerade.name.value.clone(),
+            ways: summary.ways.iter().map(way).collect(),
+            filtering: masquerade.filtering.value.to_string(),
+        })
+        .collect()
+}
+
+/// Masquerades as a table.
+pub fn masquerade_table(masquerades: &[crate::state::MasqueradeState]) -> String {
+    let mut table = table::table(["MASQUERADE", "FROM", "OUT", "ADDRESS", "FILTERING"]);
+    for masquerade in masquerades {
+        let column = |part: fn(&crate::state::WayOutState) -> &str| {
+            masquerade.ways.iter().map(part).collect::<Vec<_>>().join("\n")
+        };
+        table.add_row([
+            masquerade.name.clone(),
+            column(|way| &way.from),
+            column(|way| &way.out),
+            column(|way| &way.address),
+            masquerade.filtering.clone(),
+        ]);
+    }
+    table::text(&table)
+}

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Instance, describe_rules, guard, print_warnings, read_config, require_privileges};
+use super::{Instance, describe_masquerades, describe_rules, guard, print_warnings, read_config, require_privileges};
 use crate::{
     bpf::{self, tables::Tables},
     cli::Reload,
@@ -72,6 +72,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled) -> Re
     let before = instance.state.clone();
     let old_generation = running.generation;
     instance.state.rules = describe_rules(&config, compiled);
+    instance.state.masquerades = describe_masquerades(&config, compiled);
     instance.state.config = config;
     instance.state.counters = plan.counters_meanwhile;
     // Before the first write: a command that dies half-way must not leave counters that nobody knows.

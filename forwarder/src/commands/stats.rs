@@ -52,9 +52,10 @@ fn read(instance: &Instance) -> Result<Snapshot> {
     let counters = Counters::open(&instance.pins)?;
     let state = &instance.state;
     let mut rules = Vec::new();
-    for rule in &state.rules {
-        let counted = state.counters.get(&rule.name).map(|counter| counters.rule(*counter)).transpose()?;
-        rules.push((rule.name.clone(), counted.unwrap_or_default()));
+    let masquerades = state.masquerades.iter().map(|masquerade| &masquerade.name);
+    for name in state.rules.iter().map(|rule| &rule.name).chain(masquerades) {
+        let counted = state.counters.get(name).map(|counter| counters.rule(*counter)).transpose()?;
+        rules.push((name.clone(), counted.unwrap_or_default()));
     }
     let mut interfaces = Vec::new();
     for one in &state.interfaces {

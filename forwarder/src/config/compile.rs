@@ -20,6 +20,7 @@ use super::{
     blocks::{self, Extent},
     diagnostics::Diagnostics,
     family::Family,
+    masquerade::{self, Filtering, WayOut},
     one_to_one,
     report::Report,
     rule::{Forward, Listen, ListenHost, Placed, Ports, Source, protocol_numbers},
@@ -42,6 +43,8 @@ pub struct Compiled {
     pub v6: FamilyTables<V6>,
     /// The rules, in the order of the configuration.
     pub rules: Vec<RuleSummary>,
+    /// The masquerades, in the order of the configuration.
+    pub masquerades: Vec<MasqueradeSummary>,
     /// Everything that was noticed short of errors, reading included.
     pub warnings: Diagnostics,
 }
@@ -137,6 +140,15 @@ impl Hairpin {
     }
 }
 
+/// What `check` and `list` say about a masquerade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasqueradeSummary {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its prefixes, each with what it is on this machine.
+    pub ways: Vec<WayOut>,
+}
+
 /// How many listens of each family there are: what fills the rule tables.
 fn count(listens: &[Expanded<'_>]) -> [(&'static str, usize); 2] {
     let is_v6 = |listen: &&Expanded<'_>| {
@@ -199,10 +211,20 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
         }
         summary.listens.push(listen);
     }
+    let ways = masquerade::resolve(&config.masquerades, machine, &mut Report::default());
+    let mut masquerades = Vec::with_capacity(ways.len());
+    for (masquerade, ways) in config.masquerades.iter().zip(ways) {
+        let summary = MasqueradeSummary { name: Arc::from(masquerade.name.value.as_str()), ways };
+        for way in &summary.ways {
+            v4.add_way_out(&summary.name, masquerade.filtering.value, way);
+            v6.add_way_out(&summary.name, masquerade.filtering.value, way);
+        }
+        masquerades.push(summary);
+    }
     let (v4, v6) = (v4.tables, v6.tables);
     let sizes = sizes(config.limits, &v4, &v6);
     let settings = settings(config, machine, &v4, &v6);
-    Compiled { settings, sizes, v4, v6, rules, warnings: config.warnings.clone() }
+    Compiled { settings, sizes, v4, v6, rules, masquerades, warnings: config.warnings.clone() }
 }
 
 /// A listen on its way into the tables.
@@ -303,6 +325,26 @@ impl<A: Family> Builder<A> {
         }
     }
 
+    /// Adds a prefix of a masquerade, if it is of this family.
+    fn add_way_out(&mut self, name: &Arc<str>, filtering: Filtering, way: &WayOut) {
+        let (Some(from), Some(source)) = (A::of(way.from.addr()), A::of(way.address)) else {
+            return;
+        };
+        let flags = match filtering {
+            Filtering::Endpoint => rule_flags::ENDPOINT_FILTERING,
+            Filtering::Address => rule_flags::ADDRESS_FILTERING,
+            Filtering::AddressAndPort => 0,
+        };
+        let index = self.tables.rules.len();
+        let body = Rule { source, flags, ..Rule::default() };
+        self.tables.rules.push(LogicalRule { name: Arc::clone(name), body, allow: None });
+        let prefix_len = RangeKey::<A>::SIDE_BITS + u32::from(way.from.prefix_len());
+        let key = |interface: u32| RangeKey { prefix_len, ..RangeKey::inside(interface, from) };
+        self.tables.ranges.insert(key(way.interface), index);
+        // Whoever goes out by some interface is behind us on the way to every other, too.
+        self.tables.ranges.entry(key(0)).or_insert(index);
+    }
+
     /// Enters the keys under which packets find a rule.
     fn name(&mut self, side: Side, address: A, protocol: Option<u8>, ports: Option<Ports>, index: usize) {
         let endpoint = |protocol: u8, port: u16| Endpoint { address, port: port.to_be(), protocol, side: side as u8 };
@@ -382,6 +424,11 @@ fn ticks(duration: Duration) -> Ticks {
     abi::ticks_from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Whether a range is of hosts behind us, not of listens or backends.
+const fn is_way_out<A>(key: &RangeKey<A>) -> bool {
+    key.side & 0xff == Side::Inside as u32
+}
+
 fn settings(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> SettingsPart {
     fn any<A>(tables: &FamilyTables<A>, stateless: bool) -> bool {
         tables.rules.iter().any(|rule| (rule.body.flags & rule_flags::STATELESS != 0) == stateless)
@@ -389,12 +436,20 @@ fn settings(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &Fami
     fn hairpin<A>(tables: &FamilyTables<A>) -> bool {
         tables.rules.iter().any(|rule| rule.body.flags & rule_flags::HAIRPIN != 0)
     }
+    /// Those that are asked about every packet; what sends out is asked about few.
+    fn ranges<A: Family>(tables: &FamilyTables<A>) -> bool {
+        tables.ranges.keys().any(|key| !is_way_out(key))
+    }
+    fn ways_out<A: Family>(tables: &FamilyTables<A>) -> bool {
+        tables.ranges.keys().any(is_way_out)
+    }
     let flags = [
         (any(v4, false) || any(v6, false), setting_flags::FLOWS),
         (any(v4, true) || any(v6, true), setting_flags::STATELESS),
         (hairpin(v4) || hairpin(v6), setting_flags::HAIRPIN),
-        (!v4.ranges.is_empty(), setting_flags::RANGES_V4),
-        (!v6.ranges.is_empty(), setting_flags::RANGES_V6),
+        (ranges(v4), setting_flags::RANGES_V4),
+        (ranges(v6), setting_flags::RANGES_V6),
+        (ways_out(v4) || ways_out(v6), setting_flags::MASQUERADE),
         (machine.source_rules, setting_flags::ROUTE_BY_SOURCE),
     ];
     SettingsPart {

@@ -25,6 +25,7 @@ pub(super) struct File {
     pub(super) limits: Vec<(&'static str, Placed<i64>)>,
     pub(super) timeouts: Vec<(&'static str, Placed<String>)>,
     pub(super) forwards: Vec<FileForward>,
+    pub(super) masquerades: Vec<FileMasquerade>,
 }
 
 /// A `[[forward]]`.
@@ -47,6 +48,24 @@ impl FileForward {
     }
 }
 
+/// A `[[masquerade]]`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileMasquerade {
+    pub(super) place: Option<Position>,
+    pub(super) name: Option<Placed<String>>,
+    pub(super) from: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) out: Option<Placed<String>>,
+    pub(super) address: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) filtering: Option<Placed<String>>,
+}
+
+impl FileMasquerade {
+    /// "masquerade "home": ", to begin what is said about it.
+    pub(super) fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| "masquerade: ".to_owned(), |name| format!("masquerade \"{}\": ", name.value))
+    }
+}
+
 impl From<&TypedForward> for FileForward {
     fn from(typed: &TypedForward) -> Self {
         let list = |texts: &[String]| Placed::nowhere(texts.iter().cloned().map(Placed::nowhere).collect::<Vec<_>>());
@@ -64,10 +83,11 @@ impl From<&TypedForward> for FileForward {
     }
 }
 
-const TOP: [&str; 6] = ["interfaces", "mode", "log", "limits", "timeouts", "forward"];
+const TOP: [&str; 7] = ["interfaces", "mode", "log", "limits", "timeouts", "forward", "masquerade"];
 /// In the contract, not in this version.
-const TOP_LATER: [&str; 2] = ["masquerade", "steer"];
+const TOP_LATER: [&str; 1] = ["steer"];
 const FORWARD: [&str; 7] = ["name", "listen", "protocol", "to", "source", "allow", "stateless"];
+const MASQUERADE: [&str; 5] = ["name", "from", "out", "address", "filtering"];
 /// The keys of `[limits]`.
 pub(super) const LIMITS: [&str; 3] = ["flows", "new_flows", "rules"];
 /// The keys of `[timeouts]`.
@@ -257,7 +277,10 @@ impl Reader<'_> {
         if let Some(table) = self.table(document, "timeouts", &TIMEOUTS) {
             timeouts.extend(TIMEOUTS.into_iter().filter_map(|key| Some((key, self.string(table, key, "\"300s\"")?))));
         }
-        let forwards = self.forwards(document);
+        let forwards = self.list(document, "forward");
+        let forwards = forwards.into_iter().map(|(table, span)| self.forward(table, &span)).collect();
+        let masquerades = self.list(document, "masquerade");
+        let masquerades = masquerades.into_iter().map(|(table, span)| self.masquerade(table, &span)).collect();
         File {
             interfaces: interfaces.map(|list| list.value).unwrap_or_default(),
             mode,
@@ -265,31 +288,33 @@ impl Reader<'_> {
             limits,
             timeouts,
             forwards,
+            masquerades,
         }
     }
 
-    fn forwards(&mut self, document: &Table<'_>) -> Vec<FileForward> {
-        let Some(value) = document.get("forward") else {
+    /// The tables of a `[[key]]`, with their places.
+    fn list<'t, 'i>(&mut self, document: &'t Table<'i>, key: &str) -> Vec<(&'t Table<'i>, Range<usize>)> {
+        let Some(value) = document.get(key) else {
             return Vec::new();
         };
         let Some(list) = value.get_ref().as_array() else {
             let place = Some(self.place(&value.span()));
             self.report.error(
                 place,
-                "`forward` is a list of rules",
-                "[[forward]], with two brackets, before each rule",
+                format!("`{key}` is a list of rules"),
+                format!("[[{key}]], with two brackets, before each rule"),
             );
             return Vec::new();
         };
-        let mut forwards = Vec::with_capacity(list.len());
+        let mut tables = Vec::with_capacity(list.len());
         for item in list {
             if let Some(table) = item.get_ref().as_table() {
-                forwards.push(self.forward(table, &item.span()));
+                tables.push((table, item.span()));
             } else {
-                self.wrong_type("forward", item, "a list of tables", "[{ name = \"web\" }]");
+                self.wrong_type(key, item, "a list of tables", "[{ name = \"web\" }]");
             }
         }
-        forwards
+        tables
     }
 
     fn forward(&mut self, table: &Table<'_>, span: &Range<usize>) -> FileForward {
@@ -311,5 +336,22 @@ impl Reader<'_> {
             }
         }
         forward
+    }
+
+    fn masquerade(&mut self, table: &Table<'_>, span: &Range<usize>) -> FileMasquerade {
+        self.unknown_keys(table, &MASQUERADE, "[[masquerade]]");
+        let masquerade = FileMasquerade {
+            place: Some(self.place(span)),
+            name: self.string(table, "name", "\"home\""),
+            from: self.texts(table, "from", "\"10.8.0.0/24\"", false),
+            out: self.string(table, "out", "\"eth0\""),
+            address: self.texts(table, "address", "\"203.0.113.7\"", false),
+            filtering: self.string(table, "filtering", "\"address\""),
+        };
+        if !table.contains_key("from") {
+            let what = format!("{}`from` is missing", masquerade.label());
+            self.report.error(masquerade.place, what, "from = \"10.8.0.0/24\"");
+        }
+        masquerade
     }
 }

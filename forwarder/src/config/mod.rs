@@ -8,6 +8,7 @@ pub mod diagnostics;
 pub mod edit;
 pub mod family;
 mod file;
+pub mod masquerade;
 mod nearest;
 mod on_machine;
 mod one_to_one;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use compile::{Compiled, FamilyTables, Hairpin, LogicalRule, RuleSummary, SettingsPart, Sizes};
 pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity};
 pub use family::Family;
+pub use masquerade::{Filtering, Masquerade, WayOut};
 pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
 pub use settings::{Limits, LogLevel, Mode, Timeouts};
 pub use syntax::{SyntaxError, protocol_name};
@@ -55,6 +57,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The rules.
     pub forwards: Vec<Forward>,
+    /// The hosts that go out with an address of ours.
+    #[serde(default)]
+    pub masquerades: Vec<Masquerade>,
     /// What reading the file had to say short of errors.
     #[serde(skip)]
     pub warnings: Diagnostics,
@@ -70,11 +75,17 @@ impl Config {
             .collect()
     }
 
+    /// The names of all rules.
+    fn names(&self) -> impl Iterator<Item = &Placed<String>> {
+        let masquerades = self.masquerades.iter().map(|masquerade| &masquerade.name);
+        self.forwards.iter().map(|forward| &forward.name).chain(masquerades)
+    }
+
     /// With one more rule, as typed on the command line.
     pub fn with(&self, rule: &TypedForward) -> Result<Self, Diagnostics> {
         let mut report = Report::default();
         let part = validate::forward(&FileForward::from(rule), &mut report);
-        let names = self.forwards.iter().map(|forward| &forward.name).chain(&part.name);
+        let names = self.names().chain(&part.name);
         validate::check_names(names, &mut report);
         let views: Vec<View<'_>> = self.forwards.iter().map(View::from).chain([View::from(&part)]).collect();
         conflicts::check(&views, &view::expand(&views, None, &mut Report::default()), &mut report);
@@ -89,11 +100,12 @@ impl Config {
     pub fn without(&self, name: &str) -> Result<Self, Diagnostics> {
         let mut config = self.clone();
         config.forwards.retain(|forward| forward.name.value != name);
-        if config.forwards.len() < self.forwards.len() {
+        config.masquerades.retain(|masquerade| masquerade.name.value != name);
+        if config.names().count() < self.names().count() {
             return Ok(config);
         }
         let mut report = Report::default();
-        let names = self.forwards.iter().map(|forward| forward.name.value.as_str());
+        let names = self.names().map(|name| name.value.as_str());
         let hint =
             nearest::near(name, names).map_or_else(|| "`forwarder list`".to_owned(), |near| format!("\"{near}\""));
         report.error(None, format!("there is no rule \"{name}\""), hint);
@@ -120,8 +132,9 @@ impl Draft {
         let mut report = Report::new(Some(Arc::clone(&path)));
         let file = file::read(text, &mut report);
         let (config, parts) = validate::file(&file, &mut report);
-        validate::check_names(parts.iter().filter_map(|part| part.name.as_ref()), &mut report);
-        if parts.is_empty() && !report.has_errors() {
+        let names = parts.iter().filter_map(|part| part.name.as_ref());
+        validate::check_names(names.chain(config.masquerades.iter().map(|one| &one.name)), &mut report);
+        if parts.is_empty() && file.masquerades.is_empty() && !report.has_errors() {
             report.warning(None, "no rules: nothing will be forwarded", "a [[forward]] table with name, listen and to");
         }
         Self { config: Config { path: Some(path), ..config }, parts, report }
@@ -144,6 +157,7 @@ impl Draft {
     pub fn into_config(mut self) -> Result<Config, Diagnostics> {
         let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
         conflicts::check(&views, &view::expand(&views, None, &mut self.report), &mut self.report);
+        masquerade::check_conflicts(&self.config.masquerades, &mut self.report);
         self.finish()
     }
 
@@ -151,6 +165,8 @@ impl Draft {
     pub fn compile(mut self, machine: &Machine) -> Result<(Config, Compiled), Diagnostics> {
         let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
         let decisions = check_on(machine, &views, self.config.limits, &mut self.report);
+        masquerade::check_conflicts(&self.config.masquerades, &mut self.report);
+        masquerade::resolve(&self.config.masquerades, machine, &mut self.report);
         let config = self.finish()?;
         let compiled = compile::compile(&config, machine, decisions);
         Ok((config, compiled))
@@ -173,6 +189,7 @@ pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnosti
     let mut report = Report::new(config.path.clone());
     let views: Vec<View<'_>> = config.forwards.iter().map(View::from).collect();
     let decisions = check_on(machine, &views, config.limits, &mut report);
+    masquerade::resolve(&config.masquerades, machine, &mut report);
     report.include(config.warnings.clone());
     let warnings = report.finish()?;
     Ok(Compiled { warnings, ..compile::compile(config, machine, decisions) })

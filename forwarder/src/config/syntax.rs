@@ -126,7 +126,7 @@ fn looks_like_v4(host: &str) -> bool {
 }
 
 /// Refuses addresses that packets for others never carry.
-fn unicast(address: IpAddr, instead: &str) -> Result<IpAddr, SyntaxError> {
+pub(super) fn unicast(address: IpAddr, instead: &str) -> Result<IpAddr, SyntaxError> {
     let kind = match address {
         _ if address.is_unspecified() => "the unspecified address",
         _ if address.is_loopback() => "a loopback address",
@@ -344,6 +344,7 @@ macro_rules! stored_as_text {
         }
     )*};
 }
+pub(super) use stored_as_text;
 stored_as_text!(Listen, Target, Source, Protocol);
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
     Config,
     diagnostics::Position,
     file::{File, FileForward},
-    nearest,
+    masquerade, nearest,
     report::{Report, on_line},
     rule::{Forward, Listen, Placed, Protocol, Source, Target},
     settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
@@ -51,6 +51,7 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         log: word::<LogLevel>(file.log.as_ref(), "log", LogLevel::WORDS, report),
         limits: limits(&file.limits, report),
         timeouts: timeouts(&file.timeouts, report),
+        masquerades: file.masquerades.iter().filter_map(|typed| masquerade::read(typed, report)).collect(),
         ..Config::default()
     };
     let parts = file.forwards.iter().map(|typed| forward(typed, report)).collect();
@@ -170,7 +171,7 @@ fn wrong<T>(text: &Placed<String>, key: &str, label: &str, error: SyntaxError, r
     None
 }
 
-fn parse_one<T>(text: &Placed<String>, key: &str, label: &str, report: &mut Report) -> Option<Placed<T>>
+pub(super) fn parse_one<T>(text: &Placed<String>, key: &str, label: &str, report: &mut Report) -> Option<Placed<T>>
 where
     T: FromStr<Err = SyntaxError>,
 {
@@ -225,7 +226,7 @@ fn target(typed: &FileForward, label: &str, report: &mut Report) -> Option<Place
 /// The longest name a rule can have.
 const NAME_MAX: usize = 63;
 
-fn check_name(name: &Placed<String>, report: &mut Report) {
+pub(super) fn check_name(name: &Placed<String>, report: &mut Report) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if name.value.is_empty() {
         report.error(name.place, "the name of a rule is empty", "name = \"web\"");

@@ -194,8 +194,9 @@ fn assign_counters(running: &Running, desired: &Compiled, live: &BTreeSet<u32>) 
     let mut free = (start..running.sizes.counters).chain(0..start).filter(|id| !used.contains(id));
     let (mut counters, mut meanwhile, mut new) = (BTreeMap::new(), running.counters.clone(), Vec::new());
     let mut missing = 0;
-    for rule in &desired.rules {
-        let name = rule.name.to_string();
+    let masquerades = desired.masquerades.iter().map(|masquerade| &masquerade.name);
+    for name in desired.rules.iter().map(|rule| &rule.name).chain(masquerades) {
+        let name = name.to_string();
         let known = running.counters.get(&name).copied();
         let Some(id) = known.or_else(|| free.next()) else {
             missing += 1;

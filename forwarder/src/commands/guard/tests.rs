@@ -25,6 +25,7 @@ fn nothing() -> Compiled {
         v4: FamilyTables { rules: Vec::new(), endpoints: BTreeMap::new(), ranges: BTreeMap::new() },
         v6: FamilyTables { rules: Vec::new(), endpoints: BTreeMap::new(), ranges: BTreeMap::new() },
         rules: Vec::new(),
+        masquerades: Vec::new(),
         warnings: Diagnostics::default(),
     }
 }

@@ -138,6 +138,7 @@ fn compiled(seeds: &[RuleSeed]) -> Compiled {
         v4,
         v6,
         rules: names.into_iter().map(summary).collect(),
+        masquerades: Vec::new(),
         warnings: Diagnostics::default(),
     }
 }

@@ -1,0 +1,334 @@
+//! `[[masquerade]]`: hosts behind this machine go out with an address of it.
+
+use std::{collections::HashMap, fmt, net::IpAddr, str::FromStr};
+
+use forwarder_common::abi::RangeKey;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    file::FileMasquerade,
+    nearest,
+    report::{Report, on_line},
+    rule::Placed,
+    syntax::{self, SyntaxError},
+    validate, view,
+};
+use crate::machine::{Interface, Machine};
+
+/// Who may send to a host behind us at the port that it has at our address (RFC 4787 section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Filtering {
+    /// Everybody, as long as the port is in use.
+    Endpoint,
+    /// The addresses that the host sends to from that port.
+    ///
+    /// The default: RFC 4787 REQ-8 recommends it where strangers are to be kept out, and the firewall of this machine
+    /// does not see these packets; peers that both send, as all hole punching does, get through all the same.
+    #[default]
+    Address,
+    /// The addresses and ports that the host sends to from that port, as with netfilter.
+    AddressAndPort,
+}
+
+impl Filtering {
+    /// The words it is written as.
+    pub const WORDS: &'static [&'static str] = &["endpoint", "address", "address+port"];
+}
+
+impl FromStr for Filtering {
+    type Err = SyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, SyntaxError> {
+        match text {
+            "endpoint" => Ok(Self::Endpoint),
+            "address" => Ok(Self::Address),
+            "address+port" => Ok(Self::AddressAndPort),
+            _ => {
+                let hint = nearest::near(text, Self::WORDS.iter().copied())
+                    .map_or_else(|| format!("one of {}", Self::WORDS.join(", ")), |near| format!("\"{near}\""));
+                Err(SyntaxError { what: "not a kind of filtering".to_owned(), hint })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Filtering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Endpoint => "endpoint",
+            Self::Address => "address",
+            Self::AddressAndPort => "address+port",
+        })
+    }
+}
+syntax::stored_as_text!(Filtering);
+
+/// A `[[masquerade]]`, every value of which is valid by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masquerade {
+    /// Unique among all rules; the name of its counters. Made from `out` or `address` where it was not given.
+    pub name: Placed<String>,
+    /// The hosts, host bits cleared; never empty.
+    pub from: Vec<Placed<IpNet>>,
+    /// The interface that they go out by; none is the one that has `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<Placed<String>>,
+    /// The addresses they go out with, at most one of each family; empty for those that `out` has now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub address: Vec<Placed<IpAddr>>,
+    /// What is let in.
+    pub filtering: Placed<Filtering>,
+}
+
+/// What a `[[masquerade]]` is on this machine, for one of its prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WayOut {
+    /// The hosts.
+    pub from: IpNet,
+    /// The interface out: its index.
+    pub interface: u32,
+    /// Its name.
+    pub interface_name: String,
+    /// The address that they have outside.
+    pub address: IpAddr,
+}
+
+impl Masquerade {
+    fn label(&self) -> String {
+        format!("masquerade \"{}\": ", self.name.value)
+    }
+}
+
+/// Checks one by itself; none if a part that it cannot be without is missing.
+pub(super) fn read(typed: &FileMasquerade, report: &mut Report) -> Option<Masquerade> {
+    let label = typed.label();
+    if let Some(name) = &typed.name {
+        validate::check_name(name, report);
+    }
+    let from: Vec<Placed<IpNet>> = prefixes(typed, &label, report);
+    let out = typed.out.clone().filter(|out| {
+        let valid = syntax::is_interface_name(out);
+        if !valid {
+            let what = format!("{label}out \"{}\" is not the name of an interface", out.value);
+            report.error(out.place, what, "a name as `ip link` shows it, such as eth0");
+        }
+        valid
+    });
+    let address = addresses(typed, &label, report);
+    if typed.out.is_none() && typed.address.is_none() {
+        let what = format!("{label}neither `out` nor `address` is there");
+        report.error(typed.place, what, "out = \"eth0\", for the address that eth0 has, or address = \"203.0.113.7\"");
+    }
+    let filtering = match &typed.filtering {
+        Some(text) => validate::parse_one(text, "filtering", &label, report)?,
+        None => Placed { value: Filtering::default(), place: typed.place },
+    };
+    for prefix in &from {
+        let same_family = |address: &&Placed<IpAddr>| address.is_ipv4() == prefix.addr().is_ipv4();
+        if !address.is_empty() && !address.iter().any(|address| same_family(&address)) {
+            let family = if prefix.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+            let what = format!("{label}from \"{}\" is {family} and no `address` is", prefix.value);
+            report.error(prefix.place, what, format!("an {family} address of this machine too"));
+        }
+    }
+    if from.is_empty() || (out.is_none() && address.is_empty()) {
+        return None;
+    }
+    let name = typed.name.clone().unwrap_or_else(|| {
+        let way = out.as_ref().map(|out| out.value.clone());
+        let way = way.or_else(|| address.first().map(|address| address.value.to_string())).unwrap_or_default();
+        Placed { value: default_name(&way), place: typed.place }
+    });
+    Some(Masquerade { name, from, out, address, filtering })
+}
+
+/// The name of one that was given none, by its interface or address: with the characters that names have.
+fn default_name(way: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '.' };
+    format!("masquerade-{}", way.chars().map(allowed).collect::<String>())
+}
+
+fn prefixes(typed: &FileMasquerade, label: &str, report: &mut Report) -> Vec<Placed<IpNet>> {
+    let Some(list) = &typed.from else { return Vec::new() };
+    if list.value.is_empty() {
+        report.error(list.place, format!("{label}`from` is an empty list"), "at least one prefix");
+    }
+    let mut prefixes: Vec<Placed<IpNet>> = Vec::new();
+    for text in &list.value {
+        match syntax::allow_prefix(text) {
+            Ok((prefix, _)) if prefix.prefix_len() == 0 => {
+                let what = format!("{label}from \"{}\" is everybody, those outside too", text.value);
+                report.error(text.place, what, "the prefix of the network behind this machine, such as 10.8.0.0/24");
+            }
+            Ok((prefix, host_bits)) => {
+                if host_bits {
+                    let what = format!("{label}from \"{}\" has bits set beyond its prefix length", text.value);
+                    report.warning(text.place, what, format!("\"{prefix}\", which it is taken as"));
+                }
+                let prefix = Placed { value: prefix, place: text.place };
+                if prefixes.contains(&prefix) {
+                    let what = format!("{label}from \"{}\" is there twice", text.value);
+                    report.warning(text.place, what, "name it once");
+                } else {
+                    prefixes.push(prefix);
+                }
+            }
+            Err(error) => {
+                report.error(text.place, format!("{label}from \"{}\": {}", text.value, error.what), error.hint);
+            }
+        }
+    }
+    prefixes
+}
+
+fn addresses(typed: &FileMasquerade, label: &str, report: &mut Report) -> Vec<Placed<IpAddr>> {
+    const HINT: &str = "an address of this machine, such as 203.0.113.7";
+    let mut addresses: Vec<Placed<IpAddr>> = Vec::new();
+    for text in typed.address.iter().flat_map(|list| &list.value) {
+        let Ok(address) = text.value.parse::<IpAddr>() else {
+            report.error(text.place, format!("{label}address \"{}\" is not an address", text.value), HINT);
+            continue;
+        };
+        if let Err(error) = syntax::unicast(address, HINT) {
+            report.error(text.place, format!("{label}address \"{}\": {}", text.value, error.what), error.hint);
+        } else if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            let what = format!("{label}address \"{}\" is the second of its family", text.value);
+            report.error(text.place, what, "one address of each family; a [[masquerade]] of its own for other hosts");
+        } else {
+            addresses.push(Placed { value: address, place: text.place });
+        }
+    }
+    addresses
+}
+
+/// Reports hosts that two of them send out by the same way, as far as that can be said without the machine.
+pub(super) fn check_conflicts(masquerades: &[Masquerade], report: &mut Report) {
+    let mut first: HashMap<(IpNet, Option<&str>, Option<IpAddr>), (&Masquerade, &Placed<IpNet>)> = HashMap::new();
+    for masquerade in masquerades {
+        for from in &masquerade.from {
+            let out = masquerade.out.as_ref().map(|out| out.value.as_str());
+            let same_family = |address: &&Placed<IpAddr>| address.is_ipv4() == from.addr().is_ipv4();
+            let address = masquerade.address.iter().find(same_family).map(|address| address.value);
+            let key = (from.value, out, if out.is_some() { None } else { address });
+            if let Some((other, place)) = first.get(&key) {
+                taken(masquerade, from, other, place, report);
+            } else {
+                first.insert(key, (masquerade, from));
+            }
+        }
+    }
+}
+
+fn taken(
+    masquerade: &Masquerade,
+    from: &Placed<IpNet>,
+    other: &Masquerade,
+    place: &Placed<IpNet>,
+    report: &mut Report,
+) {
+    let what = format!(
+        "{}from \"{}\" goes out the same way by masquerade \"{}\"{}",
+        masquerade.label(),
+        from.value,
+        other.name.value,
+        on_line(place.place)
+    );
+    report.error(from.place, what, "another prefix, or another way out, for one of the two");
+}
+
+/// What each of them is on this machine; what does not fit the machine is reported, and missing.
+pub(super) fn resolve(masquerades: &[Masquerade], machine: &Machine, report: &mut Report) -> Vec<Vec<WayOut>> {
+    let mut taken_by: HashMap<(IpNet, u32), (&Masquerade, &Placed<IpNet>)> = HashMap::new();
+    let mut all = Vec::with_capacity(masquerades.len());
+    for masquerade in masquerades {
+        let mut ways = Vec::new();
+        for from in &masquerade.from {
+            let Some(way) = way_out(masquerade, from, machine, report) else { continue };
+            if let Some((other, place)) = taken_by.get(&(way.from, way.interface)) {
+                // Those written alike are found without the machine.
+                if other.out != masquerade.out || (other.out.is_none() && other.address != masquerade.address) {
+                    taken(masquerade, from, other, place, report);
+                }
+                continue;
+            }
+            taken_by.insert((way.from, way.interface), (masquerade, from));
+            ways.push(way);
+        }
+        all.push(ways);
+    }
+    all
+}
+
+fn way_out(masquerade: &Masquerade, from: &Placed<IpNet>, machine: &Machine, report: &mut Report) -> Option<WayOut> {
+    let v4 = from.addr().is_ipv4();
+    let given = masquerade.address.iter().find(|address| address.is_ipv4() == v4);
+    if let Some(address) = given
+        && machine.owner(address.value).is_none()
+    {
+        let what = format!("{}address \"{}\" is not an address of this machine", masquerade.label(), address.value);
+        report.error(address.place, what, "one that `ip address` shows, or the interface: out = \"eth0\"");
+        return None;
+    }
+    let interface = match (&masquerade.out, given) {
+        (Some(name), _) => named(masquerade, name, machine, report)?,
+        (None, Some(address)) => owner(masquerade, address, machine, report)?,
+        (None, None) => return None,
+    };
+    let current = || interface.addresses.iter().map(IpNet::addr).find(|a| a.is_ipv4() == v4 && view::forwardable(*a));
+    let Some(address) = given.map(|address| address.value).or_else(current) else {
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        let what = format!(
+            "{}interface {} has no {family} address for \"{}\" to go out with",
+            masquerade.label(),
+            interface.name,
+            from.value
+        );
+        let place = masquerade.out.as_ref().map_or(from.place, |out| out.place);
+        report.error(place, what, format!("`ip address show dev {}` shows what it has", interface.name));
+        return None;
+    };
+    if interface.index >= RangeKey::<u32>::INTERFACES {
+        let what = format!("{}interface {} has too high an index", masquerade.label(), interface.name);
+        report.error(from.place, what, "an interface with an index below 16777216");
+        return None;
+    }
+    Some(WayOut { from: from.value, interface: interface.index, interface_name: interface.name.clone(), address })
+}
+
+fn named<'m>(
+    masquerade: &Masquerade,
+    name: &Placed<String>,
+    machine: &'m Machine,
+    report: &mut Report,
+) -> Option<&'m Interface> {
+    let found = machine.interface(name);
+    if found.is_none() {
+        let names = machine.interfaces.iter().map(|interface| interface.name.as_str());
+        let hint = nearest::near(name, names.clone())
+            .map_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")), |near| format!("\"{near}\""));
+        let what = format!("{}out \"{}\": there is no such interface", masquerade.label(), name.value);
+        report.error(name.place, what, hint);
+    }
+    found
+}
+
+/// The interface that has the address, unless nothing goes out by it.
+fn owner<'m>(
+    masquerade: &Masquerade,
+    address: &Placed<IpAddr>,
+    machine: &'m Machine,
+    report: &mut Report,
+) -> Option<&'m Interface> {
+    let owner = machine.owner(address.value)?;
+    if owner.name == "lo" {
+        let what = format!(
+            "{}address \"{}\" is on lo, which says nothing about the way out",
+            masquerade.label(),
+            address.value
+        );
+        report.error(address.place, what, "the interface too: out = \"eth0\"");
+        return None;
+    }
+    Some(owner)
+}
