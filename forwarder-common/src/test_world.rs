@@ -98,6 +98,21 @@ pub(crate) fn flipped(address: IpAddr, bit: u32) -> IpAddr {
     }
 }
 
+/// An address near this one that a one-to-one rule can map: the usual IPv6 addresses are in subnet ffff, which has no
+/// counterpart.
+pub(crate) fn mappable(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { address } else { flipped(address, 64) }
+}
+
+/// What [`TestFamily::address`] was made from.
+pub(crate) fn ip<F: TestFamily>(address: F::Address) -> IpAddr {
+    let bytes = bytemuck::bytes_of(&address);
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap_or_default()),
+    }
+}
+
 /// The address with nothing but its first `bits` left.
 pub(crate) fn network(address: IpAddr, bits: u32) -> IpAddr {
     match address {

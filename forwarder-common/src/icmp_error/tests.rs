@@ -8,12 +8,13 @@ use std::{collections::BTreeMap, net::SocketAddr, vec};
 
 use crate::{
     abi::{Direction, Flow, FlowKey, NextHopState, next_hop_flags, rule_flags},
+    prefix,
     tables::{
         Event, Hop,
         memory::{HOP, TIMEOUTS},
     },
     test_packet::{Body, TestPacket, at, flags},
-    test_world::{Hook, Source, TestFamily, World, both_families},
+    test_world::{Hook, Source, TestFamily, World, both_families, ip, mappable},
     verdict::{Outcome, Verdict},
 };
 
@@ -21,6 +22,7 @@ both_families!(
     every_error_about_every_packet,
     every_type,
     whole_addresses_and_every_protocol,
+    one_to_one,
     options_and_extension_headers_in_both_headers,
     what_follows_the_embedded_packet_is_not_touched,
     a_first_fragment_tells_its_ports,
@@ -262,6 +264,31 @@ fn whole_addresses_and_every_protocol<F: TestFamily>() {
             for direction in DIRECTIONS {
                 let (failed, sent, router) = connection.failing::<F>(direction);
                 let shortest = network_header::<F>() + if matches!(body, Body::Other(_)) { 0 } else { 8 };
+                for embedded in (shortest..=failed.ip().len()).filter(|embedded| *embedded != half_a_checksum::<F>()) {
+                    let error = failed.error(router, unreachable::<F>(), embedded);
+                    let from = connection.source_of_error(direction, router);
+                    let back = sent.error(from, unreachable::<F>(), embedded).with(|error| error.hop_limit -= 1);
+                    becomes(&world, &error, direction, &back);
+                }
+            }
+        }
+    }
+}
+
+fn one_to_one<F: TestFamily>() {
+    for bits in if F::CLIENT.is_ipv4() { [24, 29] } else { [48, 64] } {
+        let mut world = World::<F>::new();
+        let outer = mappable(F::LISTEN);
+        let slot = world.forward_prefix(outer, mappable(F::BACKEND), bits);
+        let inner = ip::<F>(prefix::inside(&world.tables.rules[&slot], F::address(outer)).unwrap());
+        for (request, reply) in BODIES.into_iter().chain([(Body::Sctp, Body::Sctp), (Body::Other(47), Body::Other(47))])
+        {
+            let client = at(F::CLIENT, 5000);
+            let connection =
+                Connection { client, listen: at(outer, 7), seen: client, backend: at(inner, 7), request, reply };
+            for direction in DIRECTIONS {
+                let (failed, sent, router) = connection.failing::<F>(direction);
+                let shortest = network_header::<F>() + if matches!(request, Body::Other(_)) { 0 } else { 8 };
                 for embedded in (shortest..=failed.ip().len()).filter(|embedded| *embedded != half_a_checksum::<F>()) {
                     let error = failed.error(router, unreachable::<F>(), embedded);
                     let from = connection.source_of_error(direction, router);

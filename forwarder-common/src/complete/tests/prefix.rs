@@ -5,7 +5,10 @@ use core::net::IpAddr;
 use std::vec::Vec;
 
 use super::*;
-use crate::{prefix, test_world::flipped};
+use crate::{
+    prefix,
+    test_world::{flipped, ip, mappable},
+};
 
 both_families!(
     every_protocol_both_ways,
@@ -34,22 +37,12 @@ fn lengths<F: TestFamily>() -> Vec<u32> {
 /// The rule, and three of its outer addresses with their inner counterparts.
 fn world<F: TestFamily>(bits: u32) -> (World<F>, Vec<(IpAddr, IpAddr)>) {
     let mut world = World::<F>::new();
-    // The usual IPv6 addresses are in subnet ffff, which has no counterpart.
-    let [listen, backend] =
-        [F::LISTEN, F::BACKEND].map(|address| if address.is_ipv4() { address } else { flipped(address, 64) });
+    let [listen, backend] = [F::LISTEN, F::BACKEND].map(mappable);
     let slot = world.forward_prefix(listen, backend, bits);
     let rule = world.tables.rules[&slot];
     let outer = [listen, flipped(listen, 1), flipped(listen, 2)];
     let pairs = outer.map(|outer| (outer, ip::<F>(prefix::inside(&rule, F::address(outer)).unwrap())));
     (world, pairs.to_vec())
-}
-
-fn ip<F: TestFamily>(address: F::Address) -> IpAddr {
-    let bytes = bytemuck::bytes_of(&address);
-    match <[u8; 4]>::try_from(bytes) {
-        Ok(v4) => IpAddr::from(v4),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
-    }
 }
 
 fn every_protocol_both_ways<F: TestFamily>() {
