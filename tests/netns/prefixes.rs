@@ -173,7 +173,7 @@ fn crosses(
     receiver: &Host,
     protocol: u8,
     (src, dst): (IpAddr, IpAddr),
-    arrives: (IpAddr, IpAddr),
+    becomes: (IpAddr, IpAddr),
 ) {
     // For SCTP that begins with its ports, the same in both directions.
     let payload = [&[0x13, 0x88, 0x13, 0x88][..], format!("{about} {protocol} {src}").as_bytes()].concat();
@@ -186,7 +186,7 @@ fn crosses(
     sender.send_frame("eth0", &frame).unwrap();
     let arrived = capture.wait_for(|frame: &Frame| frame.contains(&payload));
     let arrived = arrived.unwrap_or_else(|error| panic!("{about}: protocol {protocol} {src} to {dst}: {error:#}"));
-    assert_eq!(arrived.addresses(), Some(arrives), "{about}: protocol {protocol}");
+    assert_eq!(arrived.addresses(), Some(becomes), "{about}: protocol {protocol}");
 }
 
 /// GRE, ESP, SCTP and a protocol that nobody knows, in both directions.
