@@ -25,9 +25,13 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         return Verdict::of(outcome);
     }
     let Some(parsed) = tables.kept() else { return Verdict::of(Outcome::DropError) };
+    if parsed.is_first_fragment && fragment::leads::<F, T>(tables, parsed) {
+        return Verdict::of(Outcome::HeldToFollow);
+    }
     let verdict = whole_or_first::<F, T>(packet, tables, network, parsed);
-    if parsed.is_first_fragment && verdict.outcome.kind() != Kind::Forward {
-        fragment::stays::<F, T>(tables, parsed, verdict.outcome);
+    let stays = matches!(verdict.outcome.kind(), Kind::Pass | Kind::Drop);
+    if parsed.is_first_fragment && stays && fragment::stays::<F, T>(tables, parsed, verdict.outcome) {
+        return Verdict::of(Outcome::HeldToFollow);
     }
     verdict
 }
@@ -64,8 +68,8 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
         return Verdict::of(outcome);
     }
     let decision = &draft.decision;
-    if parsed.is_first_fragment {
-        fragment::goes::<F, T>(tables, parsed, decision);
+    if parsed.is_first_fragment && fragment::goes::<F, T>(tables, parsed, decision) {
+        return Verdict::of(Outcome::HeldToFollow);
     }
     if rewrite::<F>(packet, network, parsed, &decision.rewrite).is_none() {
         return Verdict::of(Outcome::DropError);

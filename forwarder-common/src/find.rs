@@ -109,7 +109,7 @@ pub(crate) fn rule_of<'t, A: Address, T: Tables<A>>(
     match side {
         Side::Listen => listen_rule(tables, parsed),
         Side::Backend => backend_rule(tables, parsed),
-        Side::Inside => None,
+        Side::Inside | Side::Fragment => None,
     }
 }
 

@@ -9,7 +9,8 @@ use crate::{
     },
     decide::Decision,
     flow_state::FlowState,
-    parse::Parsed,
+    packet::Packet,
+    parse::{Parsed, fragment::Fragment},
 };
 
 /// An entry of a flow table, in place: cheap to copy, every write goes to the table.
@@ -118,6 +119,12 @@ pub trait Tables<A> {
     /// Notes what became of a datagram's first fragment; the oldest note makes room.
     fn note_datagram(&self, key: &DatagramKey<A>, datagram: &Datagram<A>);
 
+    /// Keeps a fragment, the IP packet of so many bytes at `network`, until the first of its datagram comes. `false`
+    /// when it could not be kept.
+    fn hold(&self, key: &DatagramKey<A>, packet: &impl Packet, network: usize, length: u32) -> bool;
+    /// Whether fragments of a datagram are kept.
+    fn holds(&self, key: &DatagramKey<A>) -> bool;
+
     /// Calls `state.step` with 0, 1, … until it is done, at most `times` times. The kernel has a helper for this: its
     /// verifier looks at the step once, not once for every time.
     fn repeat<R: Repeated>(&self, times: u32, state: &mut R);
@@ -179,6 +186,8 @@ pub struct Draft<A> {
     pub embedded: Embedded<A>,
     /// Of a packet without a flow, from or to a host that goes out with an address of ours.
     pub outgoing: Outgoing<A>,
+    /// The packet, where it is a fragment without transport header.
+    pub fragment: Fragment<A>,
 }
 
 /// What is being worked out about an ICMP error.

@@ -3,7 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::panic, reason = "a panic in a test's own tools is a failed test")]
 
 use core::{marker::PhantomData, net::IpAddr};
-use std::{net::SocketAddr, vec::Vec};
+use std::{collections::VecDeque, net::SocketAddr, vec::Vec};
 
 use crate::{
     abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Side, rule_flags, setting_flags},
@@ -188,6 +188,13 @@ impl<F: TestFamily> World<F> {
             mask: F::Address::default(),
         };
         self.tables.rules.insert(slot, rule);
+        // As the loader does: where this rule's packets come from and go to.
+        let seen = if source == Source::Preserved || source == Source::PreservedByFlow { rule.to } else { rule.source };
+        for address in [rule.listen, seen] {
+            let exact = RangeKey::exact(Endpoint { address, port: 0, protocol: 0, side: Side::Fragment as u8 });
+            let key = RangeKey { prefix_len: exact.prefix_len - RangeKey::<F::Address>::TAIL_BITS, ..exact };
+            self.tables.ranges.insert(key, RuleRef::settled(slot));
+        }
         slot
     }
 
@@ -331,6 +338,32 @@ impl<F: TestFamily> World<F> {
             }
             _ => verdict,
         }
+    }
+
+    /// A frame at TC, and what is handed in again: what became of each in the end, in this order.
+    pub(crate) fn arrives(&self, frame: Vec<u8>) -> Vec<Processed> {
+        let mut waiting = VecDeque::from([frame]);
+        let mut done = Vec::new();
+        while let Some(frame) = waiting.pop_front() {
+            let (verdict, bytes) = self.process_bytes(Hook::Tc, frame);
+            if verdict.outcome.kind() != Kind::Hold {
+                done.push((verdict, bytes));
+                continue;
+            }
+            if verdict.outcome == Outcome::HeldToFollow {
+                // As in forwarder-ebpf's held.rs.
+                let packet = bytes.clone();
+                let fragment = F::fragment(&packet.clone().as_mut_slice(), NETWORK).unwrap_or_default();
+                if fragment.offset == 0 {
+                    waiting.push_back(packet.clone());
+                }
+                let mut held = self.tables.held.borrow_mut();
+                for (_, ip) in held.extract_if(.., |(of, _)| *of == fragment.datagram) {
+                    waiting.push_back([&packet[..NETWORK], &ip].concat());
+                }
+            }
+        }
+        done
     }
 
     fn traffic(&self) -> [u64; 4] {

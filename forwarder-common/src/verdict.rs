@@ -24,7 +24,7 @@ macro_rules! outcomes {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// Whether it forwards, passes or drops.
+            /// What happens to the packet.
             pub const fn kind(self) -> Kind {
                 match self { $(Self::$variant => Kind::$kind),* }
             }
@@ -32,7 +32,7 @@ macro_rules! outcomes {
     };
 }
 
-/// The three things that can happen to a packet.
+/// What can happen to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Rewritten and sent on.
@@ -41,6 +41,8 @@ pub enum Kind {
     Pass,
     /// Discarded.
     Drop,
+    /// Taken in: it comes by this hook again, or what was made of it.
+    Hold,
 }
 
 outcomes! {
@@ -98,8 +100,14 @@ outcomes! {
     DropNoMapping = "drop_no_mapping" Drop,
     /// An ICMP redirect about a packet of a flow or rule: it would teach the sender another way round this machine.
     DropRedirect = "drop_redirect" Drop,
+    /// A fragment that came before its first, and could not be kept.
+    DropNotHeld = "drop_not_held" Drop,
     /// A packet that should have been writable was not, or the kernel refused to send it on.
     DropError = "drop_error" Drop,
+    /// A fragment that came before the first of its datagram: kept for a moment.
+    HeldForFirst = "held_for_first" Hold,
+    /// A first fragment for which others waited: it arrives again, and they after it.
+    HeldToFollow = "held_to_follow" Hold,
 }
 
 /// What a hook does with a packet: why, and where to if it goes on.
@@ -168,6 +176,7 @@ mod tests {
         for outcome in Outcome::ALL {
             assert_eq!(outcome.name().starts_with("drop_"), outcome.kind() == Kind::Drop);
             assert_eq!(outcome.name().starts_with("forwarded"), outcome.kind() == Kind::Forward);
+            assert_eq!(outcome.name().starts_with("held_"), outcome.kind() == Kind::Hold);
         }
     }
 }

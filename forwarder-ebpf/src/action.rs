@@ -24,7 +24,7 @@ pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
     count::outcome(Hook::Xdp, verdict.outcome);
     match verdict.outcome.kind() {
         Kind::Pass => xdp_action::XDP_PASS,
-        Kind::Drop => xdp_action::XDP_DROP,
+        Kind::Drop | Kind::Hold => xdp_action::XDP_DROP,
         Kind::Forward => {
             if packet.write(0, verdict.hop.link_addresses).is_none() {
                 return xdp_action::XDP_ABORTED;
@@ -50,7 +50,7 @@ pub(crate) fn tc(packet: &mut TcPacket, verdict: &Verdict, network: usize, ether
     let sent = match verdict.outcome.kind() {
         // Not a final answer: other programs and filters on the interface have their turn.
         Kind::Pass => Some(TC_ACT_UNSPEC),
-        Kind::Drop => Some(TC_ACT_SHOT),
+        Kind::Drop | Kind::Hold => Some(TC_ACT_SHOT),
         Kind::Forward if verdict.outcome == Outcome::Forwarded => transmit(packet, &verdict.hop, network, ethertype),
         Kind::Forward => by_neighbour(packet, &verdict.hop, network, ethertype),
     };

@@ -18,7 +18,7 @@ use forwarder_common::{
 pub(crate) fn verdict<A: Logged>(context: *mut __sk_buff, outcome: Outcome, key: Option<&FlowKey<A>>) {
     let level = match outcome.kind() {
         Kind::Drop => Level::Info,
-        Kind::Forward => Level::Debug,
+        Kind::Forward | Kind::Hold => Level::Debug,
         Kind::Pass => Level::Trace,
     };
     if level_enabled(Level::Info)

@@ -12,6 +12,7 @@
 mod access;
 mod action;
 mod count;
+mod held;
 mod log;
 mod losses;
 mod maps;
@@ -120,6 +121,9 @@ where
     if verdict.outcome == Outcome::IcmpOther {
         verdict = icmp::<F, M, NETWORK>(context, settings);
     }
+    if verdict.outcome == Outcome::HeldToFollow {
+        hand_in::<F, M, NETWORK>(context);
+    }
     carry_out::<F, M, NETWORK>(context, settings, &verdict)
 }
 
@@ -165,6 +169,12 @@ fn outgoing<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
     let Some(parsed) = tables.kept() else { return Err(Outcome::DropError) };
     forwarder_common::outgoing::open(&tables, parsed)
+}
+
+/// A first fragment for which others wait, or one that came at the same time as its first.
+#[inline(never)]
+fn hand_in<F: Family, M: Maps<Address = F::Address>, const NETWORK: usize>(context: *mut __sk_buff) {
+    held::hand_in::<F, M, NETWORK>(context);
 }
 
 /// Logs and counts the verdict, and tells the kernel.

@@ -11,12 +11,14 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::{
         AllowKey, Datagram, DatagramKey, Endpoint, Flow, FlowKey, INTERFACE_SLOTS, InterfaceCounters, NextHop,
-        RangeKey, Rule, RuleCounters, RuleRef, Settings,
+        RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
     },
     address::{Address, V4, V6},
     parse::Parsed,
     tables::Draft,
 };
+
+use crate::held::{Held, MARKS, Place, RINGS, SLOTS};
 
 /// Set by the loader for each interface: its slot in `INTERFACE_COUNTERS`.
 #[unsafe(no_mangle)]
@@ -36,6 +38,8 @@ const RULES: usize = 1;
 type Flows<A> = HashMap<FlowKey<A>, Flow<A>, FLOWS>;
 type NewFlows<A> = LruHashMap<FlowKey<A>, Flow<A>, FLOWS>;
 type Datagrams<A> = LruHashMap<DatagramKey<A>, Datagram<A>, FLOWS>;
+type HeldFragments<A> = HashMap<Place, Held<A>, { (RINGS * SLOTS) as usize }>;
+type Holding<A> = PerCpuArray<Held<A>, 1>;
 type Endpoints<A> = HashMap<Endpoint<A>, RuleRef, RULES>;
 type Rules<A> = Array<Rule<A>, RULES>;
 type NextHops<A> = PerCpuArray<NextHop<A>, { NEXT_HOP_SLOTS as usize }>;
@@ -72,6 +76,12 @@ pub(crate) static REDIRECT_LOSSES: PerCpuArray<u64, 2> = PerCpuArray::new();
 pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
+/// When fragments were last kept, by the hash of their datagram.
+#[btf_map]
+pub(crate) static HELD_MARKS: Array<Ticks, { MARKS as usize }> = Array::new();
+/// How many fragments each ring has taken, IPv4 and IPv6.
+#[btf_map]
+pub(crate) static HELD_RINGS: Array<u64, { 2 * RINGS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static LAST_VERDICT: Array<[u32; 8], 1> = Array::new();
 
@@ -89,6 +99,10 @@ pub(crate) static ESTABLISHED_V4: Flows<V4> = HashMap::new();
 pub(crate) static EMBRYONIC_V4: NewFlows<V4> = LruHashMap::new();
 #[btf_map]
 pub(crate) static DATAGRAMS_V4: Datagrams<V4> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HELD_V4: HeldFragments<V4> = HashMap::new();
+#[btf_map]
+pub(crate) static HOLDING_V4: Holding<V4> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS_V4: NextHops<V4> = PerCpuArray::new();
 #[btf_map]
@@ -114,6 +128,10 @@ pub(crate) static ESTABLISHED_V6: Flows<V6> = HashMap::new();
 pub(crate) static EMBRYONIC_V6: NewFlows<V6> = LruHashMap::new();
 #[btf_map]
 pub(crate) static DATAGRAMS_V6: Datagrams<V6> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HELD_V6: HeldFragments<V6> = HashMap::new();
+#[btf_map]
+pub(crate) static HOLDING_V6: Holding<V6> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS_V6: NextHops<V6> = PerCpuArray::new();
 #[btf_map]
@@ -168,6 +186,8 @@ pub(crate) trait Maps {
     fn established() -> &'static Flows<Self::Address>;
     fn embryonic() -> &'static NewFlows<Self::Address>;
     fn datagrams() -> &'static Datagrams<Self::Address>;
+    fn held() -> &'static HeldFragments<Self::Address>;
+    fn holding() -> &'static Holding<Self::Address>;
     fn next_hops() -> &'static NextHops<Self::Address>;
     fn sweep_keys() -> &'static SweepKeys<Self::Address>;
     fn free_slots() -> &'static FreeSlots;
@@ -177,7 +197,7 @@ pub(crate) trait Maps {
 
 macro_rules! maps {
     ($name:ident, $address:ty, $family:literal, $ranges_flag:ident, $endpoints:ident, $ranges:ident,
-     $allow:ident, $rules:ident, $established:ident, $embryonic:ident, $datagrams:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
+     $allow:ident, $rules:ident, $established:ident, $embryonic:ident, $datagrams:ident, $held:ident, $holding:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
         /// The maps of this family.
         pub(crate) struct $name;
         impl Maps for $name {
@@ -215,6 +235,14 @@ macro_rules! maps {
                 &$datagrams
             }
             #[inline(always)]
+            fn held() -> &'static HeldFragments<$address> {
+                &$held
+            }
+            #[inline(always)]
+            fn holding() -> &'static Holding<$address> {
+                &$holding
+            }
+            #[inline(always)]
             fn next_hops() -> &'static NextHops<$address> {
                 &$next_hops
             }
@@ -250,6 +278,8 @@ maps!(
     ESTABLISHED_V4,
     EMBRYONIC_V4,
     DATAGRAMS_V4,
+    HELD_V4,
+    HOLDING_V4,
     NEXT_HOPS_V4,
     SWEEP_KEYS_V4,
     FREE_SLOTS_V4,
@@ -268,6 +298,8 @@ maps!(
     ESTABLISHED_V6,
     EMBRYONIC_V6,
     DATAGRAMS_V6,
+    HELD_V6,
+    HOLDING_V6,
     NEXT_HOPS_V6,
     SWEEP_KEYS_V6,
     FREE_SLOTS_V6,

@@ -17,12 +17,13 @@ use forwarder_common::{
         TICK_SHIFT, Ticks,
     },
     flow_state::FlowState,
+    packet::Packet,
     parse::Parsed,
     tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
 };
 
 use crate::{
-    count,
+    count, held,
     maps::Maps,
     routing::{self, Routed},
     sockets::{Socket, Sockets},
@@ -277,6 +278,17 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     fn note_datagram(&self, key: &DatagramKey<M::Address>, datagram: &Datagram<M::Address>) {
         // Without a note, the other fragments are lost: there is nobody to tell.
         let _ = M::datagrams().insert(key, datagram, 0);
+    }
+
+    /// From the context itself: that is where helpers find the packet.
+    #[inline(always)]
+    fn hold(&self, key: &DatagramKey<M::Address>, _packet: &impl Packet, network: usize, length: u32) -> bool {
+        held::hold::<M>(self.context, self.now, key, network as u32, length)
+    }
+
+    #[inline(always)]
+    fn holds(&self, key: &DatagramKey<M::Address>) -> bool {
+        held::holds::<M>(key, self.now)
     }
 
     #[inline(always)]

@@ -49,5 +49,11 @@ mod next_hop;
 mod prefixes;
 mod setting;
 mod snapshot;
+#[allow(dead_code, reason = "the builder serves other tests too")]
+#[path = "../../forwarder-common/src/test_packet.rs"]
+mod test_packet;
 mod traffic;
 mod untouched;
+
+// Where the packet builder looks for the trait.
+use forwarder_common::packet;

@@ -95,7 +95,7 @@ impl From<Outcome> for Expected {
     fn from(outcome: Outcome) -> Self {
         match outcome.kind() {
             Kind::Pass => Self::Passed(outcome),
-            Kind::Drop => Self::Dropped(outcome, None),
+            Kind::Drop | Kind::Hold => Self::Dropped(outcome, None),
             Kind::Forward => panic!("what is forwarded becomes another packet"),
         }
     }
@@ -243,11 +243,11 @@ fn returned(hook: Hook, outcome: Outcome) -> u32 {
     const TC_ACT_SHOT: u32 = 2;
     const TC_ACT_REDIRECT: u32 = 7;
     match (hook, outcome.kind()) {
-        (Hook::Xdp, Kind::Drop) => XDP_DROP,
+        (Hook::Xdp, Kind::Drop | Kind::Hold) => XDP_DROP,
         (Hook::Xdp, Kind::Pass) => XDP_PASS,
         (Hook::Xdp, Kind::Forward) => XDP_REDIRECT,
         (Hook::Tc, Kind::Pass) => TC_ACT_UNSPEC,
-        (Hook::Tc, Kind::Drop) => TC_ACT_SHOT,
+        (Hook::Tc, Kind::Drop | Kind::Hold) => TC_ACT_SHOT,
         (Hook::Tc, Kind::Forward) => TC_ACT_REDIRECT,
     }
 }

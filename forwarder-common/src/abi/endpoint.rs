@@ -11,6 +11,9 @@ pub enum Side {
     Listen = 0,
     /// Where a stateless rule's backend answers from: matched against a packet's source.
     Backend = 1,
+    /// An address that packets of rules come from or go to: fragments that have it and come before the first of their
+    /// datagram wait for that one. Only in [`RangeKey`]s without protocol and port.
+    Fragment = 2,
     /// A host that goes out with an address of ours: matched against a packet's source ([`RangeKey::inside`]).
     Inside = 3,
 }

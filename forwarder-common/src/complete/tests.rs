@@ -104,6 +104,7 @@ fn what_no_rule_names_is_untouched<F: TestFamily>() {
         world.leaves(Hook::Tc, &to::<F>(0, Body::Other(47)), Outcome::NotOurs);
         world.leaves(Hook::Tc, &to::<F>(0, Body::Icmp(135)), Outcome::IcmpOther);
         let fragment = to::<F>(40001, Body::Udp)
+            .with(|p| p.dst = at(F::OTHER_LISTEN, 80))
             .with(|p| p.fragment = 0x2001)
             .with(|p| p.extensions = vec![(44, vec![0, 9, 0, 0, 0, 1])]);
         world.leaves(Hook::Tc, &fragment, Outcome::Fragment);

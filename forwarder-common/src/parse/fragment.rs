@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A fragment: some of a datagram's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fragment<A> {
     /// The datagram that it is of.
     pub datagram: DatagramKey<A>,

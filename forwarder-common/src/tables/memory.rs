@@ -27,7 +27,8 @@ use crate::{
     address::Address,
     decide::Decision,
     flow_state::FlowState,
-    parse::{Parsed, TcpFields, Transport},
+    packet::Packet,
+    parse::{Parsed, TcpFields, Transport, fragment::Fragment},
 };
 
 /// What the in-memory tables ask of an address.
@@ -95,10 +96,16 @@ pub struct Memory<A: MemoryAddress> {
     pub embryonic_capacity: Cell<usize>,
     /// Fragmented datagrams whose first fragment has come.
     pub datagrams: RefCell<BTreeMap<DatagramKey<A>, Datagram<A>>>,
+    /// Fragments that wait for the first of their datagram: IP packets, in the order they came.
+    pub held: RefCell<Vec<(DatagramKey<A>, Vec<u8>)>>,
+    /// How many may wait; then the oldest goes.
+    pub held_capacity: Cell<usize>,
     /// By rule counter.
     pub counted: RefCell<BTreeMap<u32, Counted>>,
     /// What another CPU does before the insertion into the table of new flows that is so many insertions away.
     pub other_cpu: RefCell<Option<(u32, OtherCpu<A>)>>,
+    /// What another CPU does just before the next fragment is held.
+    pub while_holding: RefCell<Option<OtherCpu<A>>>,
 }
 
 /// Different for each kind of timeout, so that a test sees which one was taken.
@@ -157,8 +164,11 @@ impl<A: MemoryAddress> Default for Memory<A> {
             embryonic: RefCell::default(),
             embryonic_capacity: Cell::new(1000),
             datagrams: RefCell::default(),
+            held: RefCell::default(),
+            held_capacity: Cell::new(64),
             counted: RefCell::default(),
             other_cpu: RefCell::new(None),
+            while_holding: RefCell::new(None),
         }
     }
 }
@@ -356,6 +366,25 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         self.datagrams.borrow_mut().insert(*key, *datagram);
     }
 
+    fn hold(&self, key: &DatagramKey<A>, packet: &impl Packet, network: usize, length: u32) -> bool {
+        let end = network + usize::try_from(length).unwrap();
+        let bytes = (network..end).map(|offset| packet.read::<1>(offset).unwrap()[0]).collect();
+        let other_cpu = self.while_holding.take();
+        if let Some(act) = other_cpu {
+            act(self);
+        }
+        let mut held = self.held.borrow_mut();
+        if held.len() >= self.held_capacity.get() {
+            held.remove(0);
+        }
+        held.push((*key, bytes));
+        true
+    }
+
+    fn holds(&self, key: &DatagramKey<A>) -> bool {
+        self.held.borrow().iter().any(|(of, _)| of == key)
+    }
+
     fn repeat<R: Repeated>(&self, times: u32, state: &mut R) {
         (0..times).any(|attempt| state.step(attempt) == Repeat::Done);
     }
@@ -411,6 +440,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
             peer_key: FlowKey::default(),
             decision,
             embedded,
+            fragment: Fragment::default(),
             outgoing: super::Outgoing::default(),
         }))
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use forwarder_common::{
-    abi::{AllowKey, Endpoint, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, VERSION},
+    abi::{AllowKey, Endpoint, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side, VERSION},
     address::{V4, V6},
 };
 use nix::libc;
@@ -199,7 +199,8 @@ where
     }
 
     fn count(&self) -> Entries {
-        Entries { endpoints: self.endpoints.keys().count() as u64, ranges: self.ranges.keys().count() as u64 }
+        let ranges = self.ranges.keys().flatten().filter(|Bits(key)| key.side != Side::Fragment as u32);
+        Entries { endpoints: self.endpoints.keys().count() as u64, ranges: ranges.count() as u64 }
     }
 
     fn running(&self) -> Result<RunningTables<A>, MapError> {

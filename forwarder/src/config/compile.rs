@@ -283,6 +283,12 @@ impl<A: Family> Builder<A> {
             ..Rule::default()
         };
         let index = self.tables.rules.len();
+        // Where this rule's packets go to as they arrive, or where they come from.
+        let replies = source.unwrap_or(to);
+        for address in [Some(listen), Some(replies), mask.map(|_| body.source)].into_iter().flatten() {
+            let key = blocks::key(Side::Fragment, address, Extent::Everything);
+            self.tables.ranges.entry(key).or_insert(index);
+        }
         self.tables.rules.push(LogicalRule { name: Arc::clone(&entry.summary.name), body, allow });
         let protocols = entry.view.protocols(entry.ports, A::BITS == 128);
         for protocol in protocols {
@@ -320,8 +326,10 @@ impl<A: Family> Builder<A> {
         };
         let index = self.tables.rules.len();
         self.tables.rules.push(LogicalRule { name: Arc::clone(&entry.summary.name), body, allow });
+        let extent = Extent::Prefix(prefix.prefix_len());
         for (side, address) in [(Side::Listen, listen), (Side::Backend, to)] {
-            self.tables.ranges.insert(blocks::key(side, address, Extent::Prefix(prefix.prefix_len())), index);
+            self.tables.ranges.insert(blocks::key(side, address, extent), index);
+            self.tables.ranges.entry(blocks::key(Side::Fragment, address, extent)).or_insert(index);
         }
     }
 
@@ -343,6 +351,9 @@ impl<A: Family> Builder<A> {
         self.tables.ranges.insert(key(way.interface), index);
         // Whoever goes out by some interface is behind us on the way to every other, too.
         self.tables.ranges.entry(key(0)).or_insert(index);
+        for (address, extent) in [(from, Extent::Prefix(way.from.prefix_len())), (source, Extent::Everything)] {
+            self.tables.ranges.entry(blocks::key(Side::Fragment, address, extent)).or_insert(index);
+        }
     }
 
     /// Enters the keys under which packets find a rule.
@@ -438,7 +449,7 @@ fn settings(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &Fami
     }
     /// Those that are asked about every packet; what sends out is asked about few.
     fn ranges<A: Family>(tables: &FamilyTables<A>) -> bool {
-        tables.ranges.keys().any(|key| !is_way_out(key))
+        tables.ranges.keys().any(|key| !is_way_out(key) && key.side != Side::Fragment as u32)
     }
     fn ways_out<A: Family>(tables: &FamilyTables<A>) -> bool {
         tables.ranges.keys().any(is_way_out)

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use forwarder_common::abi::{AllowKey, Rule, RuleRef};
+use forwarder_common::abi::{AllowKey, Rule, RuleRef, Side};
 
 use super::{DoesNotFit, RunningTables, TableWrite, meaning};
 use crate::config::{Family, FamilyTables, Sizes};
@@ -168,7 +168,9 @@ impl<A: Family> Diff<'_, A> {
             let before = present.and_then(|reference| reference.slot(generation)).unwrap_or_default();
             let after = wanted.unwrap_or_default();
             let write = |reference| TableWrite::Endpoint(*key, reference);
-            self.reference(present, wanted, before, after, write, TableWrite::RemoveEndpoint(*key));
+            if self.reference(present, wanted, before, after, write, TableWrite::RemoveEndpoint(*key)) {
+                self.touch([present.map(|_| before), wanted]);
+            }
         }
     }
 
@@ -188,11 +190,16 @@ impl<A: Family> Diff<'_, A> {
                 meaning::around(&desired.ranges, &new_lengths, key).map(|index| self.slot(index)).unwrap_or_default()
             });
             let write = |reference| TableWrite::Range(*key, reference);
-            self.reference(present, wanted, before, after, write, TableWrite::RemoveRange(*key));
+            let changes = self.reference(present, wanted, before, after, write, TableWrite::RemoveRange(*key));
+            // An address of several rules stands for one of them, whichever.
+            if changes && key.side != Side::Fragment as u32 {
+                self.touch([present.map(|_| before), wanted]);
+            }
         }
     }
 
-    /// Brings one reference from `present` to `wanted`, by way of meaning `before` now and `after` from the next generation on.
+    /// Brings one reference from `present` to `wanted`, by way of meaning `before` now and `after` from the next generation
+    /// on. Returns whether its meaning changes.
     fn reference(
         &mut self,
         present: Option<RuleRef>,
@@ -201,20 +208,23 @@ impl<A: Family> Diff<'_, A> {
         after: u32,
         write: impl Fn(RuleRef) -> TableWrite<A>,
         remove: TableWrite<A>,
-    ) {
+    ) -> bool {
         let settled = present.filter(|reference| reference.before == reference.after);
         if wanted.is_some() && settled.map(|reference| reference.after) == wanted {
-            return;
+            return false;
         }
         if before == after && wanted.is_some() {
             // Means the same in both generations: an entry that a plan cut short left half done.
             self.plan.announce.push(write(RuleRef::settled(after)));
-            return;
+            return false;
         }
         self.plan.announce.push(write(RuleRef { before, after, at: self.generation + 1 }));
         self.plan.settle.push(wanted.map_or(remove, |slot| write(RuleRef::settled(slot))));
-        // What an entry merely stood in front of has not changed.
-        let slots = [present.map(|_| before), wanted];
+        true
+    }
+
+    /// The rules in these slots change: an entry's own before and after, not what it merely stood in front of.
+    fn touch(&mut self, slots: [Option<u32>; 2]) {
         let counters = slots.into_iter().flatten().filter_map(|slot| self.rules.get(&slot)).map(|rule| rule.counter);
         self.plan.touched.extend(counters);
     }

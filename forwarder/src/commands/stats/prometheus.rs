@@ -73,6 +73,7 @@ const fn verdict(kind: Kind) -> &'static str {
         Kind::Forward => "forward",
         Kind::Pass => "pass",
         Kind::Drop => "drop",
+        Kind::Hold => "hold",
     }
 }
 

@@ -23,7 +23,8 @@ fn keys(text: &str) -> Vec<String> {
             let (port, protocol) = (u16::from_be(port), protocol_name(protocol));
             format!("{} {} {protocol} {port} -> {index}", side(key.side.into()), address.ip())
         });
-        let ranges = tables.ranges.iter().map(|(key, index)| {
+        let named = tables.ranges.iter().filter(|(key, _)| key.side != Side::Fragment as u32);
+        let ranges = named.map(|(key, index)| {
             let Some(tail) = (key.prefix_len - 32).checked_sub(A::BITS.into()) else {
                 return format!("{} {}/{} -> {index}", side(key.side), key.address.ip(), key.prefix_len - 32);
             };
@@ -255,12 +256,41 @@ fn clients_of_the_backends_network_are_hidden_where_it_sees_clients() {
     }
 }
 
+/// Fragments without ports are only known by where they go to and come from.
+#[test]
+fn the_addresses_whose_fragments_wait() {
+    let addresses = |text: &str| -> Vec<String> {
+        let compiled = compiled(text);
+        let keys = compiled.v4.ranges.keys().filter(|key| key.side == Side::Fragment as u32);
+        keys.inspect(|key| assert_eq!((key.prefix_len, key.protocol, key.port), (64, 0, 0)))
+            .map(|key| key.address.ip().to_string())
+            .collect()
+    };
+    let backend_far_away = ("to", "\"10.99.0.1\"");
+    let table: [(&[(&str, &str)], &[&str]); 4] = [
+        // The listen, and what replies go to.
+        (&[], &["10.8.0.1", "203.0.113.7"]),
+        (&[("source", "\"10.8.0.1\"")], &["10.8.0.1", "203.0.113.7"]),
+        // The listen, and where replies come from; hosts beside the backend are masqueraded.
+        (&[("source", "\"preserve\"")], &["10.8.0.1", "10.8.0.2", "203.0.113.7"]),
+        (&[("source", "\"preserve\""), backend_far_away], &["10.99.0.1", "203.0.113.7"]),
+    ];
+    for (changes, expected) in table {
+        let mut expected: Vec<_> = expected.iter().map(|address| (*address).to_owned()).collect();
+        let mut found = addresses(&rule(changes));
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{changes:?}");
+    }
+}
+
 #[test]
 fn the_range_key_of_a_block_matches_what_packets_look_up() {
     let text = rule(&[("listen", "\"203.0.113.7:1024-2047\""), ("to", "\"10.8.0.2\""), ("protocol", "\"tcp\"")]);
     let compiled = compiled(&text);
     let packet = Endpoint { address: v4("203.0.113.7"), port: 1500u16.to_be(), protocol: 6, side: Side::Listen as u8 };
-    let (key, exact) = (compiled.v4.ranges.keys().next().unwrap(), RangeKey::exact(packet));
+    let exact = RangeKey::exact(packet);
+    let key = compiled.v4.ranges.keys().find(|key| key.side == exact.side).unwrap();
     assert_eq!(key.prefix_len, exact.prefix_len - 10);
     assert_eq!((key.side, key.address, key.protocol), (exact.side, exact.address, exact.protocol));
     assert_eq!(u16::from_be(key.port), 1024);
