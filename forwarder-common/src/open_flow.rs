@@ -73,6 +73,9 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
 ) -> Result<(), Outcome> {
     let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
         tables.count(draft.flow.counter, Event::FlowBegun);
+        // The table pushes out first what was never looked up. The forward half will be, for this very packet; a
+        // reply half that is not would be gone in a flood before any answer comes.
+        let _looked_up = tables.embryonic(&draft.peer_key);
         return Ok(());
     };
     // Another CPU may have been faster with a packet of the same flow: its choice holds, and ours is given back,

@@ -400,6 +400,12 @@ fn mark_of(frame: &[u8], inputs: &HashMap<u16, &Input>) -> u16 {
                 return mark;
             }
         }
+        // A RST goes on where the acknowledgment was.
+        let sequence = u32::from(word(view.transport + 4)) << 16 | u32::from(word(view.transport + 6));
+        let acknowledges = |input: &&Input| matches!(input.packets[0].body, Body::Tcp { ack, .. } if ack == sequence);
+        if let Some(input) = inputs.values().copied().find(|input| acknowledges(input)) {
+            return input.mark;
+        }
     }
     own
 }

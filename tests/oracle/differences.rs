@@ -26,7 +26,6 @@ const EXPLANATIONS: &[Explanation] = &[
 
 /// What is not there yet, class by class.
 const NOT_YET: &[Explanation] = &[
-    ("not yet: ICMP errors of flows are translated", |case| case.input.what == "ICMP error"),
     ("not yet: the sender is told by ICMP", |case| matches!(case.input.what, "few hops" | "too big")),
     ("not yet: our own address as source is not forwarded", |case| {
         case.input.what == "strange" && case.packet().src == case.packet().dst && case.nftables.is_empty()

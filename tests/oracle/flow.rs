@@ -6,6 +6,10 @@ use crate::packet::{ACK, Body, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP};
 use crate::plan::{self, Listen, Side, Source};
 use forwarder_lab::Family;
 
+/// The lower halves of TCP's numbers; the upper are the mark.
+const SEQUENCE: u32 = 0x100;
+const ACKNOWLEDGED: u32 = 0x200;
+
 /// How far a flow has come, by what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -33,6 +37,8 @@ pub(crate) struct Flow {
     /// The source port that the backend sees, by lab.
     pub(crate) bound: [Option<u16>; 2],
     pub(crate) source: Source,
+    /// What acknowledges the backend's latest SYN-ACK.
+    pub(crate) acknowledges: u32,
     /// What was sent.
     pub(crate) history: Vec<String>,
 }
@@ -78,8 +84,11 @@ impl Flow {
             TCP => Body::Tcp {
                 src: src_port,
                 dst: dst_port,
-                seq: high | 0x100,
-                ack: if content.flags & ACK == 0 { 0 } else { high | 0x200 },
+                seq: high | SEQUENCE,
+                ack: match content.flags & ACK {
+                    0 => 0,
+                    _ => content.ack.unwrap_or(high | ACKNOWLEDGED),
+                },
                 flags: content.flags,
                 options: content.options.clone(),
                 payload: content.payload.clone(),
@@ -96,8 +105,11 @@ impl Flow {
     }
 
     /// What has become of it with this packet.
-    pub(crate) fn advance(&mut self, from: Side, flags: u8) {
+    pub(crate) fn advance(&mut self, from: Side, flags: u8, mark: u16) {
         use Side::{Client, Home};
+        if from == Home && flags & SYN != 0 {
+            self.acknowledges = (u32::from(mark) << 16 | SEQUENCE) + 1;
+        }
         self.stage = match (self.stage, from) {
             (_, side) if self.protocol == TCP && flags & RST != 0 => Stage::Reset(side),
             (_, Client) if flags & SYN != 0 && flags & ACK == 0 => Stage::Opening,
@@ -114,6 +126,8 @@ impl Flow {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
     pub(crate) flags: u8,
+    /// Where it is not the mark's.
+    pub(crate) ack: Option<u32>,
     pub(crate) options: Vec<u8>,
     pub(crate) unsummed: bool,
     pub(crate) payload: Vec<u8>,

@@ -100,6 +100,7 @@ impl Generator {
                 stage: Stage::Closed,
                 bound: [None; 2],
                 source,
+                acknowledges: 0,
                 history: Vec::new(),
             });
             self.flows.len() - 1
@@ -183,9 +184,13 @@ impl Generator {
                     let Some(flow) = self.active() else { continue };
                     self.will_not_get_there(flow)
                 }
-                95..98 => {
+                95..97 => {
                     let Some(flow) = self.active() else { continue };
                     self.about_a_flow(flow)
+                }
+                97 => {
+                    let Some(flow) = self.active() else { continue };
+                    self.fragments(flow)
                 }
                 _ => self.other_icmp(),
             };
@@ -197,6 +202,10 @@ impl Generator {
     /// A packet of a flow with random unimportant headers.
     fn of_flow(&mut self, what: &'static str, flow: usize, from: Side, content: &Content) -> Input {
         let mark = self.mark();
+        self.of_flow_marked(what, flow, from, content, mark)
+    }
+
+    fn of_flow_marked(&mut self, what: &'static str, flow: usize, from: Side, content: &Content, mark: u16) -> Input {
         let mut content = content.clone();
         self.begin_payload(flow, &mut content.payload);
         let mut packets = [0, 1].map(|lab| {
@@ -231,13 +240,15 @@ impl Generator {
         let is_tcp = self.flows[flow].protocol == TCP;
         let content = Content {
             flags: if is_tcp { SYN } else { 0 },
+            ack: None,
             options: if is_tcp { self.syn_options() } else { Vec::new() },
             unsummed: !self.v6() && self.one_in(5),
             payload: if is_tcp { Vec::new() } else { self.payload() },
         };
-        self.flows[flow].advance(Side::Client, content.flags);
+        let mark = self.mark();
+        self.flows[flow].advance(Side::Client, content.flags, mark);
         self.flows[flow].bound = [None; 2];
-        self.of_flow("opens", flow, Side::Client, &content)
+        self.of_flow_marked("opens", flow, Side::Client, &content, mark)
     }
 
     fn goes_on(&mut self, index: usize) -> Input {
@@ -270,16 +281,19 @@ impl Generator {
         };
         let content = Content {
             flags,
+            // The first has to be right; by the others, what comes back is recognised.
+            ack: (what == "ACK").then_some(self.flows[index].acknowledges),
             options: if flags & SYN != 0 { self.syn_options() } else { self.tcp_options() },
             unsummed: !self.v6() && self.one_in(5),
             payload: if flags & (SYN | RST) != 0 || what == "last ACK" { Vec::new() } else { self.payload() },
         };
-        self.flows[index].advance(from, flags);
+        let mark = self.mark();
+        self.flows[index].advance(from, flags, mark);
         if what == "reuse" {
             // It may get another port.
             self.flows[index].bound = [None; 2];
         }
-        self.of_flow(what, index, from, &content)
+        self.of_flow_marked(what, index, from, &content, mark)
     }
 
     fn broken(&mut self, index: usize) -> Input {
@@ -396,6 +410,29 @@ impl Generator {
             } else {
                 packet.hop_limit = hop_limit;
             }
+        }
+        input
+    }
+
+    /// A datagram in fragments, in their order.
+    fn fragments(&mut self, index: usize) -> Input {
+        if !self.is_settled(index) {
+            return self.goes_on(index);
+        }
+        let from = self.pick(&[Side::Client, Side::Home]);
+        let length = self.pick(&[200, 1500, 4000]) + self.rng.usize(..1000);
+        let unsummed = !self.v6() && self.one_in(5);
+        let content = Content { flags: ACK | PSH, unsummed, payload: self.bytes(length), ..Content::default() };
+        let mut input = self.of_flow("fragments", index, from, &content);
+        let mut cuts = vec![self.rng.usize(8..150) * 8];
+        while let Some(last) = cuts.last().filter(|last| **last < length) {
+            cuts.push(last + self.rng.usize(20..150) * 8);
+        }
+        for packet in &mut input.packets {
+            packet.df = false;
+            packet.options.clear();
+            packet.extensions.clear();
+            packet.cuts.clone_from(&cuts);
         }
         input
     }

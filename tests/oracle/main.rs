@@ -4,6 +4,8 @@
 //! `plan.rs` says the rules in both languages, `twin.rs` builds a lab for each, `generate.rs` makes packets up (`packet.rs`)
 //! that belong to flows (`flow.rs`), `compare.rs` runs them and compares. What is made up depends on the seed alone:
 //! `FORWARDER_ORACLE_SEED`; how much, on `FORWARDER_ORACLE_PACKETS`. `cargo xtask oracle` sets both.
+//!
+//! In the same lab, `floods.rs`: what happens to flows while others do their worst.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +16,7 @@
 
 mod compare;
 mod differences;
+mod floods;
 mod flow;
 #[allow(dead_code, reason = "it serves the end-to-end tests too")]
 #[path = "../netns/forwarder.rs"]
@@ -44,13 +47,17 @@ fn number(name: &str, otherwise: u64) -> u64 {
     env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-fn compare(family: Family, source: Source, mode: Mode) {
-    let seed = number("FORWARDER_ORACLE_SEED", 1);
-    let packets = number("FORWARDER_ORACLE_PACKETS", PACKETS as u64) as usize;
-    // What one CPU sends is processed there, in its order.
+/// What one CPU sends is processed there, in its order.
+fn stay_on_one_cpu() {
     let mut cpus = CpuSet::new();
     cpus.set(sched_getcpu().unwrap()).unwrap();
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+}
+
+fn compare(family: Family, source: Source, mode: Mode) {
+    let seed = number("FORWARDER_ORACLE_SEED", 1);
+    let packets = number("FORWARDER_ORACLE_PACKETS", PACKETS as u64) as usize;
+    stay_on_one_cpu();
     let began = std::time::Instant::now();
     match Oracle::new(seed, family, source, mode).run(packets) {
         Ok(report) => println!("seed {seed}, {:.1} s: {report}", began.elapsed().as_secs_f32()),

@@ -177,8 +177,12 @@ pub(crate) fn configuration(family: Family, source: Source) -> String {
     for name in ["udp_opening", "udp_established", "icmp", "other"] {
         writeln!(text, "{name} = \"2h\"").unwrap();
     }
-    text += &listens(family, source).iter().map(|listen| listen.forward(source)).collect::<String>();
-    text
+    text + &rules(family, source)
+}
+
+/// The rules alone, in forwarder's words.
+pub(crate) fn rules(family: Family, source: Source) -> String {
+    listens(family, source).iter().map(|listen| listen.forward(source)).collect()
 }
 
 /// The same for `nft -f`.

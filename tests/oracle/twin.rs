@@ -42,42 +42,54 @@ pub(crate) struct Twin {
     client: Wire,
     home: Wire,
     pub(crate) forwarder: Option<Forwarder>,
-    _net: Topology,
+    net: Topology,
 }
 
 impl Twin {
+    /// With the rules of the plan.
     pub(crate) fn new(middle: Middle, family: Family, source: Source, mode: Mode) -> Self {
-        let native = middle == Middle::Forwarder && mode == Mode::Native;
-        let net = network(if native { Offloads::Native } else { Offloads::Default }, family);
+        match middle {
+            Middle::Forwarder => Self::with_forwarder(family, mode, &plan::configuration(family, source)),
+            Middle::Nftables => Self::with_nftables(family, source),
+        }
+    }
+
+    /// With forwarder and this configuration.
+    pub(crate) fn with_forwarder(family: Family, mode: Mode, config: &str) -> Self {
+        let offloads = if mode == Mode::Native { Offloads::Native } else { Offloads::Default };
+        let mut twin = Self::without_rules(offloads, family);
+        let forwarder = Forwarder::on(&twin.net);
+        forwarder.load(Setting { mode, shape: Shape::TwoArmed }, config);
+        twin.forwarder = Some(forwarder);
+        twin
+    }
+
+    fn with_nftables(family: Family, source: Source) -> Self {
+        let twin = Self::without_rules(Offloads::Default, family);
+        let net = &twin.net;
+        let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
+        net.lab.delete_at_end(&path).unwrap();
+        fs::write(&path, plan::ruleset(family, source)).unwrap();
+        net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+        for (key, value) in plan::CONNTRACK {
+            net.forwarder.sysctl(&format!("net.netfilter.{key}"), value).unwrap();
+        }
+        twin
+    }
+
+    fn without_rules(offloads: Offloads, family: Family) -> Self {
+        let net = network(offloads, family);
         // What the machine itself says has complete checksums too.
         for interface in ["eth0", "eth1"] {
             net.forwarder.features(interface, "tx off").unwrap();
         }
-        let mut twin = Self {
-            client: net.client.wire("eth0").unwrap(),
-            home: net.home.wire("eth0").unwrap(),
-            forwarder: None,
-            _net: net,
-        };
-        let net = &twin._net;
-        match middle {
-            Middle::Forwarder => {
-                let forwarder = Forwarder::on(net);
-                let config = plan::configuration(family, source);
-                forwarder.load(Setting { mode, shape: Shape::TwoArmed }, &config);
-                twin.forwarder = Some(forwarder);
-            }
-            Middle::Nftables => {
-                let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
-                net.lab.delete_at_end(&path).unwrap();
-                fs::write(&path, plan::ruleset(family, source)).unwrap();
-                net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
-                for (key, value) in plan::CONNTRACK {
-                    net.forwarder.sysctl(&format!("net.netfilter.{key}"), value).unwrap();
-                }
-            }
-        }
-        twin
+        Self { client: net.client.wire("eth0").unwrap(), home: net.home.wire("eth0").unwrap(), forwarder: None, net }
+    }
+
+    /// Lets the forwarder reach everybody, through the first client.
+    pub(crate) fn route_everything(&self, family: Family) {
+        let router = plan::client(family, 0);
+        self.net.forwarder.route("default", &format!("via {router}")).unwrap();
     }
 
     const fn wire(&self, side: Side) -> &Wire {
