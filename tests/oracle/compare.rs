@@ -196,13 +196,13 @@ impl Oracle {
             let mut outputs = Outputs::new();
             for ((mark, at), frames) in grouped {
                 for mut frame in reassemble(frames) {
-                    let flow = by_mark.get(&mark).and_then(|input| Some((input.from, input.flow?)));
-                    if let (Some((from, flow)), Side::Home) = (flow, at) {
-                        self.give_back_port(&mut frame, &self.generator.flows[flow], from, lab);
-                    }
                     if let Some(view) = View::of(&frame) {
                         frame.truncate(view.end);
                         forget_own_identification(&mut frame, view.mark, &by_mark);
+                    }
+                    let flow = by_mark.get(&mark).and_then(|input| Some((input.from, input.flow?)));
+                    if let (Some((from, flow)), Side::Home) = (flow, at) {
+                        self.give_back_port(&mut frame, &self.generator.flows[flow], from, lab);
                     }
                     outputs.entry(mark).or_default().push(Out { at, frame });
                 }
@@ -371,7 +371,9 @@ fn forget_own_identification(frame: &mut [u8], mark: u16, inputs: &HashMap<u16, 
 /// Not the machine's own talk: only unicast IP. And no redirects, which tell a client of a nearer way.
 fn is_of_interest(frame: &[u8]) -> bool {
     const REDIRECT: u8 = 137;
-    let is_redirect = |view: &View| view.protocol == ICMPV6 && frame.get(view.transport) == Some(&REDIRECT);
+    let is_redirect = |view: &View| {
+        view.protocol == ICMPV6 && view.fragment.is_none() && frame.get(view.transport) == Some(&REDIRECT)
+    };
     View::of(frame).is_some_and(|view| !is_redirect(&view)) && frame[0] & 1 == 0
 }
 
@@ -395,16 +397,18 @@ fn mark_of(frame: &[u8], inputs: &HashMap<u16, &Input>) -> u16 {
         return if inputs.contains_key(&sequence) { sequence } else { own };
     }
     if view.protocol == TCP && view.transport + 12 <= frame.len() {
+        // A RST goes on where the acknowledgment was.
+        let sequence = u32::from(word(view.transport + 4)) << 16 | u32::from(word(view.transport + 6));
+        let acknowledges = |input: &&Input| matches!(input.packets[0].body, Body::Tcp { ack, .. } if ack == sequence);
+        if sequence != 0
+            && let Some(input) = inputs.values().copied().find(|input| acknowledges(input))
+        {
+            return input.mark;
+        }
         for mark in [word(view.transport + 4), word(view.transport + 8)] {
             if inputs.contains_key(&mark) {
                 return mark;
             }
-        }
-        // A RST goes on where the acknowledgment was.
-        let sequence = u32::from(word(view.transport + 4)) << 16 | u32::from(word(view.transport + 6));
-        let acknowledges = |input: &&Input| matches!(input.packets[0].body, Body::Tcp { ack, .. } if ack == sequence);
-        if let Some(input) = inputs.values().copied().find(|input| acknowledges(input)) {
-            return input.mark;
         }
     }
     own

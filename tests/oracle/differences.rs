@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::compare::{Case, Out};
-use crate::packet::{Body, Damage, ETHERNET, ICMP, ICMPV6, RST, TCP, UDP};
+use crate::packet::{Damage, ETHERNET, ICMP, ICMPV6, RST, TCP, UDP};
 use crate::plan::{self, Side, Source};
 use crate::view::View;
 
@@ -15,7 +15,7 @@ const EXPLANATIONS: &[Explanation] = &[
     ("a wrong IPv4 header checksum stays wrong", wrong_header_checksum),
     ("IPv4 options are carried along", options),
     ("IPv6 source routes are left to the kernel", source_route),
-    ("TCP flags and states are not judged", tcp_flags),
+    ("TCP flags and states are not judged", tcp_states),
     ("replies of a stateless rule need no flow", stateless_reply),
     ("without ports, one client at a time", without_ports),
     ("link-local and reserved sources are not forwarded", unanswerable),
@@ -97,7 +97,8 @@ fn wrong_header_checksum(case: &Case<'_>) -> bool {
 /// netfilter's stack drops source routes, complains about malformed lists, and fills in routes and times.
 fn options(case: &Case<'_>) -> bool {
     let options = case.packet().options.len();
-    if options == 0 || !case.is_forwarded() {
+    let is_error = case.input.what == "ICMP error" && case.forwarder.len() == 1;
+    if options == 0 || !(is_error || case.is_forwarded()) {
         return false;
     }
     let same_but_options = |out: &Out| {
@@ -129,11 +130,17 @@ fn to_all_stations(case: &Case<'_>) -> bool {
     case.input.to == Some([0xff; 6]) && case.is_left_to_kernel(case.forwarder) && case.nftables.is_empty()
 }
 
-/// Flags that no connection begins with, or that netfilter calls nonsense.
-fn tcp_flags(case: &Case<'_>) -> bool {
-    case.input.what == "stray"
-        && matches!(case.packet().body, Body::Tcp { .. })
-        && case.is_forwarded()
+/// Flags that no connection begins with, or that netfilter calls nonsense; what goes on after the backend has refused, or
+/// on ports that were used before.
+fn tcp_states(case: &Case<'_>) -> bool {
+    let used_before = |flow: &crate::flow::Flow| {
+        flow.history.iter().any(|event| event.starts_with("refused") || event.starts_with("reuse"))
+    };
+    let is_odd = case.input.what == "stray" || case.flow.is_some_and(used_before);
+    let is_error = case.input.what == "ICMP error" && case.forwarder.len() == 1;
+    is_odd
+        && case.flow.is_some_and(|flow| flow.protocol == TCP)
+        && (is_error || case.is_forwarded())
         && case.is_not_translated()
 }
 

@@ -102,6 +102,9 @@ impl View {
 
     /// Whether it is an ICMP message about another packet.
     pub(crate) fn is_icmp_error(&self, bytes: &[u8]) -> bool {
+        if self.fragment.is_some_and(|(offset, _)| offset != 0) {
+            return false;
+        }
         let kind = bytes.get(self.transport).copied();
         match self.protocol {
             ICMP => matches!(kind, Some(3 | 4 | 5 | 11 | 12)),

@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod dist;
+mod oracle;
 mod progress;
 mod setup;
 mod test;
@@ -33,6 +34,7 @@ enum Command {
     Setup(setup::Options),
     Test(test::Options),
     Bench(bench::Options),
+    Oracle(oracle::Options),
     Dist(dist::Options),
     Vm(vm::VmArgs),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Oracle(options) => oracle::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Vm(options) => {
             setup::ensure().and_then(|_ready| setup::ensure_guests()).and_then(|()| vm::run(&options))

@@ -16,7 +16,8 @@ impl Generator {
             self.pick(&[(3, 0), (3, 1), (3, 3), (3, 4), (3, 13), (11, 0), (11, 1), (12, 0), (4, 0)])
         };
         let rest = if (v6 && kind == 2) || (!v6 && (kind, code) == (3, 4)) { [0, 0, 5, 20] } else { [0; 4] };
-        let content = Content { flags: ACK | PSH, payload: self.payload(), ..Content::default() };
+        let mut content = Content { flags: ACK | PSH, payload: self.payload(), ..Content::default() };
+        self.begin_payload(index, &mut content.payload);
         let length = self.pick(&[28, 48, 68, 548, 1232]);
         let ends_at = self.one_in(3);
         let router = plan::parse(match (v6, from) {
