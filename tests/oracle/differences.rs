@@ -5,14 +5,13 @@ use std::net::IpAddr;
 
 use crate::compare::{Case, Out};
 use crate::packet::{Damage, ETHERNET, ICMP, ICMPV6, RST, TCP, UDP};
-use crate::plan::{self, Side, Source};
+use crate::plan::{Side, Source};
 use crate::view::View;
 
 type Explanation = (&'static str, fn(&Case<'_>) -> bool);
 
 const EXPLANATIONS: &[Explanation] = &[
     ("wrong checksums and lengths stay wrong", wrong_checksum),
-    ("a wrong IPv4 header checksum stays wrong", wrong_header_checksum),
     ("IPv4 options are carried along", options),
     ("IPv6 source routes are left to the kernel", source_route),
     ("TCP flags and states are not judged", tcp_states),
@@ -20,17 +19,14 @@ const EXPLANATIONS: &[Explanation] = &[
     ("without ports, one client at a time", without_ports),
     ("link-local and reserved sources are not forwarded", unanswerable),
     ("more than six extension headers are left to the kernel", many_extensions),
+    ("nobody sends to itself", to_itself),
     ("what is for all stations is left to the kernel", to_all_stations),
-    ("ICMP queries other than echo are left to the kernel", other_queries),
+    ("ICMP that is neither echo nor error", other_icmp),
 ];
 
 /// What is not there yet, class by class.
-const NOT_YET: &[Explanation] = &[
-    ("not yet: the sender is told by ICMP", |case| matches!(case.input.what, "few hops" | "too big")),
-    ("not yet: our own address as source is not forwarded", |case| {
-        case.input.what == "strange" && case.packet().src == case.packet().dst && case.nftables.is_empty()
-    }),
-];
+const NOT_YET: &[Explanation] =
+    &[("not yet: the sender is told by ICMP", |case| matches!(case.input.what, "few hops" | "too big"))];
 
 /// The name of the difference between what came out of both labs.
 pub(crate) fn explain(case: &Case<'_>) -> Option<&'static str> {
@@ -90,11 +86,7 @@ fn wrong_checksum(case: &Case<'_>) -> bool {
     wrong && case.is_forwarded() && case.is_not_translated()
 }
 
-fn wrong_header_checksum(case: &Case<'_>) -> bool {
-    matches!(case.packet().damage, Some(Damage::HeaderChecksum(_))) && case.is_forwarded() && case.nftables.is_empty()
-}
-
-/// netfilter's stack drops source routes, complains about malformed lists, and fills in routes and times.
+/// netfilter's stack fills in routes and times, and complains about options whose contents it does not understand.
 fn options(case: &Case<'_>) -> bool {
     let options = case.packet().options.len();
     let is_error = case.input.what == "ICMP error" && case.forwarder.len() == 1;
@@ -111,7 +103,7 @@ fn options(case: &Case<'_>) -> bool {
         mine[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&out.frame[ETHERNET + 10..ETHERNET + 12]);
         mine == out.frame
     };
-    case.is_not_translated() || matches!(case.nftables, [out] if same_but_options(out))
+    matches!(case.nftables, [out] if same_but_options(out) || case.answers(out))
 }
 
 fn source_route(case: &Case<'_>) -> bool {
@@ -174,10 +166,14 @@ fn unanswerable(case: &Case<'_>) -> bool {
     unanswerable && case.forwarder.is_empty()
 }
 
-fn other_queries(case: &Case<'_>) -> bool {
-    let family = if case.packet().src.is_ipv4() { forwarder_lab::Family::V4 } else { forwarder_lab::Family::V6 };
-    let everything = plan::listens(family, case.source)
-        .iter()
-        .any(|listen| listen.what == plan::What::Everything && listen.address == case.packet().dst);
-    case.input.what == "other ICMP" && everything && case.forwarder.iter().all(|out| out.at == case.input.from)
+fn other_icmp(case: &Case<'_>) -> bool {
+    let is_forwarded = |outs: &[Out]| matches!(outs, [out] if out.at != case.input.from);
+    case.input.what == "other ICMP"
+        && (is_forwarded(case.forwarder) && case.is_left_to_kernel(case.nftables)
+            || is_forwarded(case.nftables) && case.is_left_to_kernel(case.forwarder))
+}
+
+/// The kernel does not mind in IPv6.
+fn to_itself(case: &Case<'_>) -> bool {
+    case.packet().src == case.packet().dst && case.packet().src.is_ipv6() && case.forwarder.is_empty()
 }

@@ -155,10 +155,10 @@ impl Listen {
                     rules
                 })
                 .concat(),
-            What::Echo if address.is_ipv4() => {
-                format!("ip daddr {address} icmp type echo-request dnat to {to}\n")
+            What::Echo => {
+                let protocol = if address.is_ipv4() { "icmp" } else { "ipv6-icmp" };
+                format!("{ip} daddr {address} meta l4proto {protocol} dnat to {to}\n")
             }
-            What::Echo => format!("ip6 daddr {address} icmpv6 type echo-request dnat to {to}\n"),
             What::Everything => format!("{ip} daddr {address} dnat to {to}\n"),
         }
     }

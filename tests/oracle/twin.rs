@@ -2,9 +2,10 @@
 //! addresses; nobody at the ends answers by himself.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use forwarder_lab::{Family, Lab, LinkOptions, Offloads, Shape, Topology, Wire, patience};
+use forwarder_lab::{Family, Host, Lab, LinkOptions, Offloads, Shape, Topology, Wire, patience};
 
 use crate::forwarder::Forwarder;
 use crate::plan::{self, Side, Source};
@@ -148,5 +149,18 @@ fn network(offloads: Offloads, family: Family) -> Topology {
         forwarder.neighbor(interface, address, &mac).unwrap();
     }
     forwarder.route(plan::far_network(family), &format!("via {}", plan::client(family, 0))).unwrap();
+    wait_until_local(&forwarder, family);
     Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab }
+}
+
+/// An IPv6 address is the machine's own only a moment after it was added, and nobody says when.
+fn wait_until_local(forwarder: &Host, family: Family) {
+    let deadline = Instant::now() + patience();
+    for (_, address) in plan::own_addresses(family) {
+        let address = address.split('/').next().unwrap();
+        while !forwarder.ip(&format!("route get {address}")).is_ok_and(|route| route.starts_with("local")) {
+            assert!(Instant::now() < deadline, "{address} does not become an address of the forwarder");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
