@@ -198,7 +198,9 @@ impl Oracle {
                 for mut frame in reassemble(frames) {
                     if let Some(view) = View::of(&frame) {
                         frame.truncate(view.end);
-                        forget_own_identification(&mut frame, view.mark, &by_mark);
+                        if view.mark != mark || !by_mark.contains_key(&mark) {
+                            forget_own_identification(&mut frame, view.mark);
+                        }
                     }
                     let flow = by_mark.get(&mark).and_then(|input| Some((input.from, input.flow?)));
                     if let (Some((from, flow)), Side::Home) = (flow, at) {
@@ -360,9 +362,9 @@ fn kinds(outs: &[Out]) -> String {
 }
 
 /// What the machine in the middle says itself has an identification of its own choice.
-fn forget_own_identification(frame: &mut [u8], mark: u16, inputs: &HashMap<u16, &Input>) {
+fn forget_own_identification(frame: &mut [u8], mark: u16) {
     const ID: usize = ETHERNET + 4;
-    if frame[12] == 0x08 && !inputs.contains_key(&mark) {
+    if frame[12] == 0x08 {
         update(frame, ETHERNET + 10, &mark.to_be_bytes(), &[0, 0]);
         frame[ID..ID + 2].copy_from_slice(&[0, 0]);
     }
