@@ -19,6 +19,14 @@ macro_rules! outcomes {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// The outcome with this number; none has every other.
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $(n if n == Self::$variant as u32 => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+
             /// The name in tables, JSON and Prometheus labels: stable.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }

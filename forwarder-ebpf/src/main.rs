@@ -18,6 +18,7 @@ mod losses;
 mod maps;
 mod routing;
 mod sockets;
+mod steps;
 mod sweep;
 mod tables;
 
@@ -28,19 +29,17 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
 use forwarder_common::{
-    abi::{Settings, setting_flags},
-    complete, fast, fragment,
-    icmp_error::{self, Embeds},
+    abi::setting_flags,
+    fast,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
-    tables::Tables,
-    verdict::{Outcome, Verdict},
+    verdict::Outcome,
     wire::ethernet,
 };
-use log::Logged;
 use maps::{INTERFACE_MAC, Maps, MapsV4, MapsV6, SETTINGS};
 use routing::Routed;
 use sockets::Sockets;
+use steps::{BareIpv4, BareIpv6, EthernetIpv4, EthernetIpv6, Steps};
 use tables::{At, KernelTables};
 
 /// The fast path: sends on what a table already decides, passes everything else untouched.
@@ -77,120 +76,47 @@ fn ethertype(packet: &XdpPacket) -> Result<u16, Outcome> {
 /// The complete path, on the ingress of an Ethernet device.
 #[classifier]
 fn forwarder_tc(context: TcContext) -> i32 {
-    complete::<{ ethernet::LEN }>(&context)
+    complete::<EthernetIpv4, EthernetIpv6>(&context)
 }
 
 /// The complete path, on the ingress of a device without link header: tun, WireGuard, PPP.
 #[classifier]
 fn forwarder_tc_l3(context: TcContext) -> i32 {
-    complete::<0>(&context)
+    complete::<BareIpv4, BareIpv6>(&context)
 }
 
-/// `NETWORK` is where the network header starts: a constant, so that offsets are constants too.
+/// The complete path, by the steps for each family.
 #[inline(always)]
-fn complete<const NETWORK: usize>(context: &TcContext) -> i32 {
+fn complete<V4: Steps, V6: Steps>(context: &TcContext) -> i32 {
     let packet = TcPacket::new(context);
     match packet.untagged_protocol() {
-        Ok(ethernet::IPV4) => complete_family::<Ipv4, MapsV4, NETWORK>(context.skb.skb),
-        Ok(ethernet::IPV6) => complete_family::<Ipv6, MapsV6, NETWORK>(context.skb.skb),
+        Ok(ethernet::IPV4) => one_after_the_other::<V4>(context.skb.skb),
+        Ok(ethernet::IPV6) => one_after_the_other::<V6>(context.skb.skb),
         Ok(_) => action::tc_pass(Outcome::NotIp),
         Err(outcome) => action::tc_pass(outcome),
     }
 }
 
-/// Not inlined: the families do not share a stack frame. The kernel gives 512 bytes to all frames of a program that
-/// are in use at once, and only one of these ever is. It holds next to nothing itself: each step below has a frame of
-/// its own, given back before the next one begins.
-#[inline(never)]
-fn complete_family<F: Embeds, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
-    context: *mut __sk_buff,
-) -> i32
-where
-    F::Address: Logged,
-{
+/// One step after the other, each a function of its own ([`steps`]).
+#[inline(always)]
+fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
-    let mut verdict = plain::<F, M, NETWORK>(context, settings);
-    if verdict.outcome == Outcome::NotOurs && settings.flags & setting_flags::MASQUERADE != 0 {
-        verdict = match outgoing::<F, M>(context, settings) {
-            Ok(()) => plain::<F, M, NETWORK>(context, settings),
-            Err(outcome) => Verdict::of(outcome),
-        };
-    } else if verdict.outcome == Outcome::Fragment {
-        verdict = later_fragment::<F, M, NETWORK>(context, settings);
+    let mut outcome = S::plain(context);
+    if outcome == Outcome::NotOurs as u32 && settings.flags & setting_flags::MASQUERADE != 0 {
+        outcome = S::outgoing(context);
+        if outcome == steps::AGAIN {
+            outcome = S::plain(context);
+        }
+    } else if outcome == Outcome::Fragment as u32 {
+        outcome = S::later_fragment(context);
     }
-    if verdict.outcome == Outcome::IcmpOther {
-        verdict = icmp::<F, M, NETWORK>(context, settings);
+    if outcome == Outcome::IcmpOther as u32 {
+        outcome = S::icmp(context);
     }
-    if verdict.outcome == Outcome::HeldToFollow {
-        hand_in::<F, M, NETWORK>(context);
+    if outcome == Outcome::HeldToFollow as u32 {
+        S::hand_in(context);
     }
-    carry_out::<F, M, NETWORK>(context, settings, &verdict)
-}
-
-/// A packet that is whole and stands for itself.
-#[inline(never)]
-fn plain<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
-    context: *mut __sk_buff,
-    settings: &'static Settings,
-) -> Verdict {
-    let mut packet = TcPacket::of(context);
-    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    complete::process::<F, _>(&mut packet, &tables, NETWORK)
-}
-
-/// A fragment other than the first of its datagram.
-#[inline(never)]
-fn later_fragment<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
-    context: *mut __sk_buff,
-    settings: &'static Settings,
-) -> Verdict {
-    let mut packet = TcPacket::of(context);
-    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    fragment::later::<F, _>(&mut packet, &tables, NETWORK)
-}
-
-/// ICMP that is no echo: an error may be about something forwarded.
-#[inline(never)]
-fn icmp<F: Embeds, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
-    context: *mut __sk_buff,
-    settings: &'static Settings,
-) -> Verdict {
-    let mut packet = TcPacket::with_embedded(context);
-    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    icmp_error::process::<F, _>(&mut packet, &tables, NETWORK)
-}
-
-/// A packet that nothing names may be of a host behind us that goes out with our address: opens its flow.
-#[inline(never)]
-fn outgoing<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(
-    context: *mut __sk_buff,
-    settings: &'static Settings,
-) -> Result<(), Outcome> {
-    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    let Some(parsed) = tables.kept() else { return Err(Outcome::DropError) };
-    forwarder_common::outgoing::open(&tables, parsed)
-}
-
-/// A first fragment for which others wait, or one that came at the same time as its first.
-#[inline(never)]
-fn hand_in<F: Family, M: Maps<Address = F::Address>, const NETWORK: usize>(context: *mut __sk_buff) {
-    held::hand_in::<F, M, NETWORK>(context);
-}
-
-/// Logs and counts the verdict, and tells the kernel.
-#[inline(never)]
-fn carry_out<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const NETWORK: usize>(
-    context: *mut __sk_buff,
-    settings: &'static Settings,
-    verdict: &Verdict,
-) -> i32
-where
-    F::Address: Logged,
-{
-    let mut packet = TcPacket::of(context);
-    let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
-    action::tc(&mut packet, verdict, NETWORK, F::ETHERTYPE)
+    S::carry_out(context, outcome)
 }
 
 /// Passes everything: for interfaces that only need some program to be able to transmit.

@@ -15,7 +15,7 @@ use forwarder_common::{
     },
     address::{Address, V4, V6},
     parse::Parsed,
-    tables::Draft,
+    tables::{Draft, Hop},
 };
 
 use crate::held::{Held, MARKS, Place, RINGS, SLOTS};
@@ -82,6 +82,9 @@ pub(crate) static HELD_MARKS: Array<Ticks, { MARKS as usize }> = Array::new();
 /// How many fragments each ring has taken, IPv4 and IPv6.
 #[btf_map]
 pub(crate) static HELD_RINGS: Array<u64, { 2 * RINGS as usize }> = Array::new();
+/// What a step of the complete path leaves behind for the next.
+#[btf_map]
+pub(crate) static WAY_OUT: PerCpuArray<Hop, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static LAST_VERDICT: Array<[u32; 8], 1> = Array::new();
 

@@ -1,0 +1,201 @@
+//! The steps of the complete path as global functions: the kernel's verifier looks at each of them once, by itself, not
+//! anew for every way that leads to it, and each has a stack frame that is given back before the next one begins.
+//!
+//! All that the verifier lets a global function take and give is the program's own argument and numbers. So a step gives
+//! its outcome as a number and leaves the way out in this CPU's memory.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
+use forwarder_common::{
+    abi::Settings,
+    complete, fragment,
+    icmp_error::{self, Embeds},
+    outgoing,
+    parse::{Family, Ipv4, Ipv6},
+    tables::{Hop, Tables},
+    verdict::{Outcome, Verdict},
+    wire::ethernet,
+};
+
+use crate::{
+    access::tc::TcPacket,
+    action, held,
+    log::{self, Logged},
+    maps::{Maps, MapsV4, MapsV6, SETTINGS, WAY_OUT},
+    routing::Routed,
+    sockets::Sockets,
+    tables::{At, KernelTables},
+};
+
+/// What [`Steps::outgoing`] gives where it opened a flow: now the packet has one, and is to be processed as any other.
+pub(crate) const AGAIN: u32 = u32::MAX;
+
+/// The steps, for one family and kind of device. Each gives the number of an [`Outcome`].
+pub(crate) trait Steps {
+    /// A packet that stands for itself: whole, or the first fragment of its datagram.
+    fn plain(context: *mut __sk_buff) -> u32;
+    /// A packet that nothing names may be of a host behind us that goes out with our address, or an answer to one: opens
+    /// its flow ([`AGAIN`]).
+    fn outgoing(context: *mut __sk_buff) -> u32;
+    /// A fragment other than the first of its datagram.
+    fn later_fragment(context: *mut __sk_buff) -> u32;
+    /// ICMP that is no echo: an error may be about something forwarded.
+    fn icmp(context: *mut __sk_buff) -> u32;
+    /// Hands a first fragment for which others wait, or one that came at the same time as its first, in again.
+    fn hand_in(context: *mut __sk_buff) -> u32;
+    /// Logs and counts the outcome, and gives what the kernel is told (`TC_ACT_*`).
+    fn carry_out(context: *mut __sk_buff, outcome: u32) -> i32;
+}
+
+/// What belongs together: a family, its maps, and where its header starts on a kind of device.
+trait Path {
+    type Family: Embeds<Address: Logged>;
+    type Maps: Maps<Address = <Self::Family as Family>::Address> + Routed + Sockets;
+    const NETWORK: usize;
+}
+
+type TablesOf<P> = KernelTables<<P as Path>::Maps>;
+
+/// Leaves the way out behind, and gives the outcome's number.
+#[inline(always)]
+fn leave(verdict: &Verdict) -> u32 {
+    if let Some(way) = WAY_OUT.get_ptr_mut(0) {
+        // SAFETY: a pointer to this CPU's own copy of an array value, valid while the program runs; TC programs of a CPU
+        // run one after the other.
+        unsafe { way.write(verdict.hop) };
+    }
+    verdict.outcome as u32
+}
+
+/// Runs a step of the core with the packet and its tables.
+#[inline(always)]
+fn with_tables<P: Path>(context: *mut __sk_buff, step: impl FnOnce(&TablesOf<P>) -> Verdict) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return Outcome::DropError as u32 };
+    leave(&step(&tables::<P>(context, settings)))
+}
+
+#[inline(always)]
+fn tables<P: Path>(context: *mut __sk_buff, settings: &'static Settings) -> TablesOf<P> {
+    KernelTables::new(context.cast(), settings, At::Tc)
+}
+
+#[inline(always)]
+fn plain<P: Path>(context: *mut __sk_buff) -> u32 {
+    let mut packet = TcPacket::of(context);
+    with_tables::<P>(context, |tables| complete::process::<P::Family, _>(&mut packet, tables, P::NETWORK))
+}
+
+#[inline(always)]
+fn outgoing<P: Path>(context: *mut __sk_buff) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return Outcome::DropError as u32 };
+    let tables = tables::<P>(context, settings);
+    let Some(parsed) = tables.kept() else { return Outcome::DropError as u32 };
+    match outgoing::open(&tables, parsed) {
+        Ok(()) => AGAIN,
+        Err(outcome) => leave(&Verdict::of(outcome)),
+    }
+}
+
+#[inline(always)]
+fn later_fragment<P: Path>(context: *mut __sk_buff) -> u32 {
+    let mut packet = TcPacket::of(context);
+    with_tables::<P>(context, |tables| fragment::later::<P::Family, _>(&mut packet, tables, P::NETWORK))
+}
+
+#[inline(always)]
+fn icmp<P: Path>(context: *mut __sk_buff) -> u32 {
+    let mut packet = TcPacket::with_embedded(context);
+    with_tables::<P>(context, |tables| icmp_error::process::<P::Family, _>(&mut packet, tables, P::NETWORK))
+}
+
+#[inline(always)]
+fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
+    let outcome = Outcome::from_number(outcome).unwrap_or(Outcome::DropError);
+    let verdict = Verdict { outcome, hop: WAY_OUT.get(0).copied().unwrap_or(Hop::NONE) };
+    let mut packet = TcPacket::of(context);
+    let tables = tables::<P>(context, settings);
+    log::verdict(context, outcome, tables.kept().map(|parsed| &parsed.key));
+    action::tc(&mut packet, &verdict, P::NETWORK, P::Family::ETHERTYPE)
+}
+
+/// A path and its steps; each name is a symbol of the object.
+macro_rules! steps {
+    ($path:ident: $family:ty, $maps:ty, $network:expr;
+     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $hand_in:ident $carry_out:ident) => {
+        pub(crate) struct $path;
+
+        impl Path for $path {
+            type Family = $family;
+            type Maps = $maps;
+            const NETWORK: usize = $network;
+        }
+
+        impl Steps for $path {
+            #[inline(always)]
+            fn plain(context: *mut __sk_buff) -> u32 {
+                $plain(context)
+            }
+            #[inline(always)]
+            fn outgoing(context: *mut __sk_buff) -> u32 {
+                $outgoing(context)
+            }
+            #[inline(always)]
+            fn later_fragment(context: *mut __sk_buff) -> u32 {
+                $later_fragment(context)
+            }
+            #[inline(always)]
+            fn icmp(context: *mut __sk_buff) -> u32 {
+                $icmp(context)
+            }
+            #[inline(always)]
+            fn hand_in(context: *mut __sk_buff) -> u32 {
+                $hand_in(context)
+            }
+            #[inline(always)]
+            fn carry_out(context: *mut __sk_buff, outcome: u32) -> i32 {
+                $carry_out(context, outcome)
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $plain(context: *mut __sk_buff) -> u32 {
+            plain::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $outgoing(context: *mut __sk_buff) -> u32 {
+            outgoing::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $later_fragment(context: *mut __sk_buff) -> u32 {
+            later_fragment::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $icmp(context: *mut __sk_buff) -> u32 {
+            icmp::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $hand_in(context: *mut __sk_buff) -> u32 {
+            held::hand_in::<$family, $maps, { $network }>(context);
+            0
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $carry_out(context: *mut __sk_buff, outcome: u32) -> i32 {
+            carry_out::<$path>(context, outcome)
+        }
+    };
+}
+
+steps!(EthernetIpv4: Ipv4, MapsV4, ethernet::LEN;
+    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 hand_in_v4 carry_out_v4);
+steps!(EthernetIpv6: Ipv6, MapsV6, ethernet::LEN;
+    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 hand_in_v6 carry_out_v6);
+steps!(BareIpv4: Ipv4, MapsV4, 0;
+    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
+steps!(BareIpv6: Ipv6, MapsV6, 0;
+    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 hand_in_bare_v6 carry_out_bare_v6);
