@@ -212,7 +212,7 @@ fn every_type() {
                     let body = IcmpError(*kind, 4, [0, 0, 5, 20]);
                     case.check(world, "a type", &case.error(body, ALL, |_| {}));
                 }
-                let kinds: &[u8] = if family == Family::V4 { &[1, 6, 13, 41] } else { &[133, 137, 200] };
+                let kinds: &[u8] = if family == Family::V4 { &[1, 6, 19, 41] } else { &[133, 137, 200] };
                 for kind in kinds {
                     let frame = arriving(world, &case.error(IcmpError(*kind, 0, [0; 4]), ALL, |_| {}).error);
                     case.check_left(world, "no error", &frame, Outcome::IcmpOther);
