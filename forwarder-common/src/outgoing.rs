@@ -200,16 +200,13 @@ fn enter<A: Address, T: Tables<A>>(
         (dst, dst_port) = (*to, *to_port);
         flow.flags = flow_flags::INBOUND | *to_filtering;
     }
-    match rule {
-        Some(rule) => {
-            flow.flags |= flow_flags::OUTBOUND | mapping::filtering(rule);
-            flow.counter = rule.counter;
-            flow.rewrite.src = rule.source;
-        }
-        None => {
-            flow.rewrite.src = parsed.key.src;
-            flow.rewrite.src_port = parsed.key.src_port;
-        }
+    if let Some(rule) = rule {
+        flow.flags |= flow_flags::OUTBOUND | mapping::filtering(rule);
+        flow.counter = rule.counter;
+        flow.rewrite.src = rule.source;
+    } else {
+        flow.rewrite.src = parsed.key.src;
+        flow.rewrite.src_port = parsed.key.src_port;
     }
     flow.rewrite.dst = dst;
     flow.rewrite.dst_port = dst_port;

@@ -14,6 +14,7 @@ use crate::{
     fragment,
     icmp_error::{self, Embeds},
     outgoing,
+    packet::Packet,
     parse::{Ipv4, Ipv6},
     tables::{
         Tables as _,
@@ -324,7 +325,7 @@ impl<F: TestFamily> World<F> {
     }
 
     /// The steps of the TC program, as in forwarder-ebpf's main.rs.
-    fn process_at_tc(&self, packet: &mut &mut [u8]) -> Verdict {
+    fn process_at_tc(&self, packet: &mut impl Packet) -> Verdict {
         let verdict = complete::process::<F, _>(packet, &self.tables, NETWORK);
         match verdict.outcome {
             Outcome::Fragment => fragment::later::<F, _>(packet, &self.tables, NETWORK),

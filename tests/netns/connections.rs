@@ -15,6 +15,8 @@ use crate::snapshot::far_end;
 in_every_setting!(a_half_closed_connection_goes_on, a_forged_reset_ends_nothing);
 
 const PORT: u16 = 80;
+/// What the side that goes on sends: bytes.
+const REST: usize = 3_000_000;
 
 fn start(name: &str, setting: Setting) -> (Topology, Forwarder) {
     let net = setting.network(name);
@@ -34,7 +36,6 @@ fn target(net: &Topology, family: Family) -> SocketAddr {
 
 /// One side says that it is done; the other goes on sending (RFC 9293 section 3.6). Both ways round.
 fn a_half_closed_connection_goes_on(setting: Setting) {
-    const REST: usize = 3_000_000;
     let (net, forwarder) = start("halfclose", setting);
     for family in Family::ALL {
         for client_closes_first in [true, false] {
@@ -52,23 +53,23 @@ fn a_half_closed_connection_goes_on(setting: Setting) {
             assert_eq!(received, REST, "{family:?}, {client_closes_first}, {:#?}", forwarder.stats());
         }
     }
+}
 
-    fn close_and_receive(mut stream: TcpStream) -> usize {
-        stream.set_read_timeout(Some(patience())).unwrap();
-        stream.write_all(b"this is all").unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut received = vec![];
-        stream.read_to_end(&mut received).unwrap()
-    }
+fn close_and_receive(mut stream: TcpStream) -> usize {
+    stream.set_read_timeout(Some(patience())).unwrap();
+    stream.write_all(b"this is all").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut received = vec![];
+    stream.read_to_end(&mut received).unwrap()
+}
 
-    fn send_the_rest(mut stream: TcpStream) -> usize {
-        stream.set_read_timeout(Some(patience())).unwrap();
-        let mut request = String::new();
-        stream.read_to_string(&mut request).unwrap();
-        assert_eq!(request, "this is all");
-        stream.write_all(&vec![7; REST]).unwrap();
-        0
-    }
+fn send_the_rest(mut stream: TcpStream) -> usize {
+    stream.set_read_timeout(Some(patience())).unwrap();
+    let mut request = String::new();
+    stream.read_to_string(&mut request).unwrap();
+    assert_eq!(request, "this is all");
+    stream.write_all(&vec![7; REST]).unwrap();
+    0
 }
 
 /// A RST that does not belong there, from whichever end: both ends ignore it, and so must what is between them.

@@ -5,7 +5,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder_lab::etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, PacketBuilderStep};
+use forwarder_lab::etherparse::{
+    IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder, PacketBuilderStep,
+};
 use forwarder_lab::{EchoStream, Family, Frame, Host, Ping, TcpServer, Topology, Transfer, UdpEcho, UdpSocketIn};
 
 use crate::config::{rule, source as source_key};
@@ -150,7 +152,7 @@ fn packet(protocol: u8, src: IpAddr, dst: IpAddr) -> PacketBuilderStep<IpHeaders
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let header = Ipv4Header::new(0, 64, IpNumber(protocol), src.octets(), dst.octets()).unwrap();
-            step.ip(IpHeaders::Ipv4(header, Default::default()))
+            step.ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => step.ip(IpHeaders::Ipv6(
             Ipv6Header {
@@ -160,7 +162,7 @@ fn packet(protocol: u8, src: IpAddr, dst: IpAddr) -> PacketBuilderStep<IpHeaders
                 next_header: IpNumber(protocol),
                 ..Ipv6Header::default()
             },
-            Default::default(),
+            Ipv6Extensions::default(),
         )),
         _ => panic!("one family"),
     }

@@ -176,7 +176,9 @@ impl Oracle {
             let flow = &self.generator.flows[self.marker];
             let packet = flow.packet(Side::Client, flow.client_port, mark, &Content::default());
             let frames = packet.frames(middle(Side::Client), station(Side::Client));
-            frames.iter().for_each(|frame| self.twins[lab].send(Side::Client, frame));
+            for frame in &frames {
+                self.twins[lab].send(Side::Client, frame);
+            }
             let is_it = |frame: &[u8]| View::of(frame).is_some_and(|view| view.mark == mark);
             let arrived = self.twins[lab].arrived_until(Side::Home, is_it);
             let frame = arrived.last().unwrap();
@@ -209,7 +211,9 @@ impl Oracle {
                     outputs.entry(mark).or_default().push(Out { at, frame });
                 }
             }
-            outputs.values_mut().for_each(|outs| outs.sort());
+            for outs in outputs.values_mut() {
+                outs.sort();
+            }
             outputs
         })
     }
@@ -466,7 +470,10 @@ fn reference(input: &Input, flow: &Flow) -> Option<Out> {
 
 fn hex(bytes: &[u8]) -> String {
     const SHOWN: usize = 120;
-    let mut text: String = bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
+    let mut text = String::new();
+    for byte in bytes.iter().take(SHOWN) {
+        write!(text, "{byte:02x}").unwrap();
+    }
     if bytes.len() > SHOWN {
         write!(text, "… ({} bytes)", bytes.len()).unwrap();
     }

@@ -130,7 +130,7 @@ impl Body {
                 bytes.extend(dst.to_be_bytes());
                 bytes.extend(seq.to_be_bytes());
                 bytes.extend(ack.to_be_bytes());
-                bytes.extend([((20 + options.len()) / 4 << 4) as u8, *flags, 0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend([(((20 + options.len()) / 4) << 4) as u8, *flags, 0xff, 0xff, 0, 0, 0, 0]);
                 bytes.extend(options);
                 bytes.extend(payload);
                 (bytes, Some(16))
@@ -217,7 +217,7 @@ impl Packet {
         let (mut bytes, checksum_at) = self.body.bytes(self.v6());
         match self.damage {
             Some(Damage::UdpLength(by)) => {
-                let length = (bytes.len() as i32 + i32::from(by)) as u16;
+                let length = (bytes.len() as u16).wrapping_add_signed(by);
                 bytes[4..6].copy_from_slice(&length.to_be_bytes());
             }
             Some(Damage::TcpOffset(words)) => bytes[12] = words << 4,
@@ -243,7 +243,7 @@ impl Packet {
                 let header = 20 + self.options.len();
                 let mut flags = u16::from(self.df) << 14;
                 if let Some((offset, more)) = fragment {
-                    flags |= offset / 8 | u16::from(more) << 13;
+                    flags |= (offset / 8) | (u16::from(more) << 13);
                 }
                 let mut ip = vec![0x40 | (header / 4) as u8, self.traffic_class];
                 ip.extend(((header + payload.len()) as u16).to_be_bytes());

@@ -114,7 +114,7 @@ pub(crate) fn far_network(family: Family) -> &'static str {
 
 impl Listen {
     /// The backend's port for one of its ports.
-    pub(crate) fn to_port(&self, port: u16) -> u16 {
+    pub(crate) fn to_port(self, port: u16) -> u16 {
         match self.what {
             What::Ports { first, to, .. } => port - first + to,
             What::Echo | What::Everything => port,

@@ -57,10 +57,14 @@ fn fragments_go_the_way_of_their_first() {
                     let all = pieces(request.transport_length(), 1448);
                     assert_eq!(all.len(), 3, "{about}");
                     let sent = request.forwarded(seen, backend);
-                    all.iter().for_each(|piece| check_sent(world, &request, &sent, piece));
+                    for piece in &all {
+                        check_sent(world, &request, &sent, piece);
+                    }
                     let answer = sent.answer(body).with(|p| p.hop_limit = 64);
                     let back = answer.forwarded(listen, client);
-                    all.iter().for_each(|piece| check_sent(world, &answer, &back, piece));
+                    for piece in &all {
+                        check_sent(world, &answer, &back, piece);
+                    }
                 }
             }
         }

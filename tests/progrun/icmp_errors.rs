@@ -170,7 +170,7 @@ fn every_error_leads_back() {
 fn errors_of_every_size() {
     with_cases(|world, family, case| {
         // The checksum is worked out in pieces of 512 bytes.
-        for payload in [0, 1, 2, 3, 400, 1000, 1001, 1400] {
+        for payload in [0_u32, 1, 2, 3, 400, 1000, 1001, 1400] {
             let long = |packet: &mut TestPacket| packet.payload = (0..payload).map(|n| n as u8).collect();
             let translated = case.error(unreachable(family), ALL, long);
             if translated.error.length() > 1500 {

@@ -69,7 +69,9 @@ fn in_order_every_fragment_goes_the_way_of_the_first<F: TestFamily>() {
             let becomes = packet.forwarded(seen::<F>(source, &packet), at(F::BACKEND, 8080));
             let all = cut(&packet);
             for identification in [1, 0xffff] {
-                all.iter().for_each(|piece| world.sends(identification, &packet, &becomes, piece));
+                for piece in &all {
+                    world.sends(identification, &packet, &becomes, piece);
+                }
                 // One that comes twice goes twice.
                 world.sends(identification, &packet, &becomes, &all[2]);
                 world.sends(identification, &packet, &becomes, &all[0]);
@@ -90,7 +92,9 @@ fn the_fragments_of_replies<F: TestFamily>() {
         world.out(&request, seen, at(F::BACKEND, 8080));
         let answer = TestPacket { src: at(F::BACKEND, 8080), dst: seen, ..request.clone() };
         let becomes = answer.forwarded(request.dst, request.src);
-        cut(&answer).iter().for_each(|piece| world.sends(7, &answer, &becomes, piece));
+        for piece in &cut(&answer) {
+            world.sends(7, &answer, &becomes, piece);
+        }
         assert_eq!(world.tables.counted(101).reply.packets, cut(&answer).len() as u64);
     }
 }
@@ -381,6 +385,8 @@ fn what_stops_a_packet_stops_a_fragment<F: TestFamily>() {
     for body in [Body::EchoRequest, Body::Sctp, Body::Other(47)] {
         let packet = datagram::<F>(61_001, body);
         let becomes = packet.forwarded(packet.src, at(F::BACKEND, packet.dst.port()));
-        cut(&packet).iter().for_each(|piece| world.sends(9, &packet, &becomes, piece));
+        for piece in &cut(&packet) {
+            world.sends(9, &packet, &becomes, piece);
+        }
     }
 }

@@ -256,13 +256,13 @@ fn hairpin_shows_the_outer_address_and_filters<F: TestFamily>() {
             let (outer_one, outer_two) = (at(F::LISTEN, 61_001), at(F::LISTEN, 61_003));
             let first = TestPacket::new(one, outer_two, body);
             from_inside(&world);
-            if filtering != ENDPOINT {
+            if filtering == ENDPOINT {
+                world.out(&first, outer_one, two);
+            } else {
                 world.leaves(Hook::Tc, &first, Outcome::DropFiltered);
                 // The first has sent, so the second gets through, and opens its own side by that.
                 let second = TestPacket::new(two, outer_one, body);
                 world.out(&second, outer_two, one);
-            } else {
-                world.out(&first, outer_one, two);
             }
             let answers = TestPacket::new(one, outer_two, tcp_answer(body));
             let expected = answers.forwarded(outer_one, two);

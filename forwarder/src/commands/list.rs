@@ -19,7 +19,7 @@ pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
     match options.format {
         Format::Json => writeln!(out, "{:#}", json!({ "rules": rules, "masquerades": masquerades }))?,
         Format::Table if rules.is_empty() && masquerades.is_empty() => {
-            writeln!(out, "no rules; try: forwarder add --help")?
+            writeln!(out, "no rules; try: forwarder add --help")?;
         }
         Format::Table => {
             if !rules.is_empty() {

@@ -1,6 +1,11 @@
 //! `[[masquerade]]`: hosts behind this machine go out with an address of it.
 
-use std::{collections::HashMap, fmt, net::IpAddr, str::FromStr};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+};
 
 use forwarder_common::abi::RangeKey;
 use ipnet::IpNet;
@@ -204,17 +209,21 @@ fn addresses(typed: &FileMasquerade, label: &str, report: &mut Report) -> Vec<Pl
 
 /// Reports hosts that two of them send out by the same way, as far as that can be said without the machine.
 pub(super) fn check_conflicts(masquerades: &[Masquerade], report: &mut Report) {
-    let mut first: HashMap<(IpNet, Option<&str>, Option<IpAddr>), (&Masquerade, &Placed<IpNet>)> = HashMap::new();
+    let mut first: HashMap<_, (&Masquerade, &Placed<IpNet>)> = HashMap::new();
     for masquerade in masquerades {
         for from in &masquerade.from {
             let out = masquerade.out.as_ref().map(|out| out.value.as_str());
             let same_family = |address: &&Placed<IpAddr>| address.is_ipv4() == from.addr().is_ipv4();
             let address = masquerade.address.iter().find(same_family).map(|address| address.value);
             let key = (from.value, out, if out.is_some() { None } else { address });
-            if let Some((other, place)) = first.get(&key) {
-                taken(masquerade, from, other, place, report);
-            } else {
-                first.insert(key, (masquerade, from));
+            match first.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert((masquerade, from));
+                }
+                Entry::Occupied(entry) => {
+                    let (other, place) = *entry.get();
+                    taken(masquerade, from, other, place, report);
+                }
             }
         }
     }

@@ -34,11 +34,12 @@ fn the_first_load_does_its_writes_in_the_order_that_keeps_packets_whole() {
             Operation::ZeroCounter(_) => "zero counter",
             Operation::V4(TableWrite::Allow(_)) => "allow",
             Operation::V4(TableWrite::Rule(1, _)) => "rule 1",
-            Operation::V4(TableWrite::Endpoint(_, RuleRef { before: 0, after: 1, at: 1 })) => "announce",
-            Operation::V4(TableWrite::Endpoint(_, RuleRef { before: 1, after: 1, at: 0 })) => "settle",
-            // The addresses whose fragments wait.
-            Operation::V4(TableWrite::Range(_, RuleRef { before: 0, after: 1, at: 1 })) => "announce",
-            Operation::V4(TableWrite::Range(_, RuleRef { before: 1, after: 1, at: 0 })) => "settle",
+            // Ranges are the addresses whose fragments wait.
+            Operation::V4(TableWrite::Endpoint(_, reference) | TableWrite::Range(_, reference)) => match reference {
+                RuleRef { before: 0, after: 1, at: 1 } => "announce",
+                RuleRef { before: 1, after: 1, at: 0 } => "settle",
+                other => panic!("{other:?}"),
+            },
             Operation::Settings { generation: 0, .. } => "flags",
             Operation::Settings { generation: 1, .. } => "switch",
             Operation::AwaitPackets => "await packets",

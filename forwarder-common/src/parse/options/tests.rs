@@ -40,8 +40,8 @@ fn every_word_is_summed_once() {
     let sum = |bytes: &[u8]| -> u32 {
         bytes.chunks(2).map(|word| u32::from(u16::from_ne_bytes(word.try_into().unwrap_or_default()))).sum()
     };
-    for words in 1..=10 {
-        let options: Vec<u8> = (0..words * 4).map(|n| if n == 0 { 0 } else { 200 - n as u8 }).collect();
+    for words in 1..=10_u8 {
+        let options: Vec<u8> = (0..words * 4).map(|n| if n == 0 { 0 } else { 200 - n }).collect();
         assert_eq!(scanned(&options), Some(sum(&options)), "{words} words");
     }
 }
