@@ -118,7 +118,7 @@ pub(crate) fn hold<M: Maps>(
     }
     let place = Place { ring, slot: slot as u32 & (SLOTS - 1) };
     // SAFETY: as above; the kernel copies the value.
-    M::held().insert(&place, unsafe { &*held }, 0).is_ok()
+    M::held().insert(place, unsafe { &*held }, 0).is_ok()
 }
 
 /// A search for what is kept of a datagram.
@@ -151,7 +151,7 @@ pub(crate) fn holds<M: Maps>(datagram: &DatagramKey<M::Address>, now: Ticks) -> 
 #[inline(always)]
 fn next<M: Maps>(step: u32, search: &mut Search<M::Address>) -> Option<(*mut Held<M::Address>, Place)> {
     let place = Place { ring: search.place.ring, slot: search.place.slot.wrapping_add(step) & (SLOTS - 1) };
-    let held = M::held().get_ptr_mut(&place)?;
+    let held = M::held().get_ptr_mut(place)?;
     // SAFETY: a pointer to a map value, valid while the program runs. Another fragment may take its place meanwhile.
     let ours = unsafe { (*held).datagram == search.datagram && elapsed(search.now, (*held).since) <= LIFETIME };
     ours.then_some((held, place))
@@ -221,7 +221,7 @@ unsafe extern "C" fn give_back<M: Maps, const NETWORK: usize>(step: u32, search:
             ) == 0
     };
     // Of two CPUs that try, the kernel lets one succeed.
-    if M::held().remove(&place).is_ok() && written {
+    if M::held().remove(place).is_ok() && written {
         // SAFETY: as above.
         unsafe { bpf_clone_redirect(context, (*context).ifindex, BPF_F_INGRESS.into()) };
     }

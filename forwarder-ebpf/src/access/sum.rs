@@ -57,8 +57,8 @@ unsafe extern "C" fn next_piece(_: u32, summing: *mut Summing) -> i64 {
 fn with_piece(summing: &Summing, length: u32) -> Option<u32> {
     let piece = PIECE.get_ptr_mut(0)?;
     // What the compiler knows of it the verifier does not.
-    let length = (black_box(length) - 1 & PIECE_BYTES - 1) + 1;
-    let partial = (length / 4 & PIECE_BYTES / 4 - 1) as usize;
+    let length = ((black_box(length) - 1) & (PIECE_BYTES - 1)) + 1;
+    let partial = ((length / 4) & (PIECE_BYTES / 4 - 1)) as usize;
     // SAFETY: this CPU's own copy of an array value, valid while the program runs; TC programs of a CPU run one after
     // the other. The helpers stay inside of it and check the packet's end themselves; the last word is whole, for what
     // the packet does not fill of it is zero.
@@ -67,7 +67,7 @@ fn with_piece(summing: &Summing, length: u32) -> Option<u32> {
         if bpf_skb_load_bytes(summing.context.cast(), summing.offset, piece.cast(), length) != 0 {
             return None;
         }
-        let sum = bpf_csum_diff(ptr::null_mut(), 0, piece.cast(), length + 3 & !3, summing.sum);
+        let sum = bpf_csum_diff(ptr::null_mut(), 0, piece.cast(), (length + 3) & !3, summing.sum);
         u32::try_from(sum).ok()
     }
 }
