@@ -13,3 +13,8 @@ pub(crate) fn rule(name: &str, listen: impl Display, to: impl Display, more: &st
 pub(crate) fn source(value: impl Display) -> String {
     format!("source = \"{value}\"")
 }
+
+/// Hosts that go out by an interface. `from` is an array as it is written in the file; `more` are further keys.
+pub(crate) fn masquerade(name: &str, from: impl Display, out: &str, more: &str) -> String {
+    format!("[[masquerade]]\nname = {name:?}\nfrom = {from}\nout = {out:?}\n{more}\n\n")
+}

@@ -45,6 +45,7 @@ mod hairpin;
 mod icmp_errors;
 mod links;
 mod listens;
+mod masquerade;
 mod next_hop;
 mod prefixes;
 mod setting;

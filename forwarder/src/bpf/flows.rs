@@ -46,10 +46,10 @@ pub struct FlowRecord {
     pub reply: Traffic,
 }
 
-/// How many entries the flow tables have, of the room they have; two for each flow.
+/// How many flows and mappings the flow tables have, of the room they have: two entries for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fill {
-    /// Flows.
+    /// Flows, and mappings of masqueraded hosts, which take as much room.
     pub flows: u32,
     /// Room for flows.
     pub limit: u32,
@@ -140,7 +140,7 @@ where
         let long_ago = now.wrapping_sub(Ticks::MAX / 2 - (15 * 60 * 1000));
         let mut ended = 0;
         for (key, flow) in self.snapshot()?.into_iter().filter(|(_, flow)| counters.contains(&flow.counter)) {
-            ended += usize::from(is_forward(&flow));
+            ended += usize::from(is_forward(&flow) && !key.is_of_no_packet());
             let done = if self.protected {
                 self.map.insert(Bits(key), Bits(Flow { last_seen: long_ago, ..flow }), BPF_EXIST)
             } else {
@@ -158,8 +158,9 @@ where
 
     fn records(&self, now: Ticks, timeouts: &Timeouts, records: &mut Vec<FlowRecord>) -> Result<()> {
         let entries = self.snapshot()?;
-        for (key, flow) in entries.iter().filter(|(_, flow)| is_forward(flow)) {
-            let protocol = key.protocol as u8;
+        // A mapping is not a flow: those that use it are.
+        for (key, flow) in entries.iter().filter(|(key, flow)| is_forward(flow) && !key.is_of_no_packet()) {
+            let protocol = key.protocol_number();
             let reply = entries.get(&flow.peer_key(key.protocol));
             let state = FlowState::from_number(flow.state);
             // A packet may have come after `now` was read.

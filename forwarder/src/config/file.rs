@@ -352,6 +352,11 @@ impl Reader<'_> {
             let what = format!("{}`from` is missing", masquerade.label());
             self.report.error(masquerade.place, what, "from = \"10.8.0.0/24\"");
         }
+        if !table.contains_key("out") && !table.contains_key("address") {
+            let what = format!("{}neither `out` nor `address` is there", masquerade.label());
+            let hint = "out = \"eth0\", for the address that eth0 has, or address = \"203.0.113.7\"";
+            self.report.error(masquerade.place, what, hint);
+        }
         masquerade
     }
 }

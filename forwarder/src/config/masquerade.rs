@@ -121,10 +121,6 @@ pub(super) fn read(typed: &FileMasquerade, report: &mut Report) -> Option<Masque
         valid
     });
     let address = addresses(typed, &label, report);
-    if typed.out.is_none() && typed.address.is_none() {
-        let what = format!("{label}neither `out` nor `address` is there");
-        report.error(typed.place, what, "out = \"eth0\", for the address that eth0 has, or address = \"203.0.113.7\"");
-    }
     let filtering = match &typed.filtering {
         Some(text) => validate::parse_one(text, "filtering", &label, report)?,
         None => Placed { value: Filtering::default(), place: typed.place },

@@ -40,7 +40,8 @@ pub struct Interface {
     pub has_link_header: bool,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Its addresses with their prefix lengths, of both families, the kernel's order.
+    /// Its addresses with their prefix lengths, of both families; those to show to others first, else the
+    /// kernel's order.
     pub addresses: Vec<IpNet>,
 }
 

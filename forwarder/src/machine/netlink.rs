@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
-        address::AddressAttribute,
+        address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
         route::{RouteAddress, RouteAttribute},
         rule::{RuleAttribute, RuleMessage},
@@ -63,10 +63,11 @@ impl Netlink {
             .try_collect()
             .await
             .context("cannot list the network interfaces over netlink")?;
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) =
-            addresses.try_next().await.context("cannot list the addresses of the interfaces over netlink")?
-        {
+        let addresses = self.handle.address().get().execute().try_collect();
+        let mut addresses: Vec<AddressMessage> =
+            addresses.await.context("cannot list the addresses of the interfaces over netlink")?;
+        addresses.sort_by_key(|message| for_special_use(&message.attributes));
+        for message in addresses {
             let index = message.header.index;
             let address = local_address(&message.attributes)
                 .and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
@@ -249,6 +250,21 @@ fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
         }
     }
     peer_or_own
+}
+
+/// Whether an address is none to show to others if there is a better one, as RFC 6724 section 5 has it: still or already
+/// unusable, deprecated, or made for a short time (for IPv4 the same bit says "secondary").
+fn for_special_use(attributes: &[AddressAttribute]) -> (bool, bool, bool) {
+    let flags = attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let any = |wanted| flags.is_some_and(|flags| flags.intersects(wanted));
+    (
+        any(AddressFlags::Tentative | AddressFlags::Dadfailed),
+        any(AddressFlags::Deprecated),
+        any(AddressFlags::Secondary),
+    )
 }
 
 fn looks_at_source(rule: &RuleMessage) -> bool {
