@@ -13,7 +13,7 @@ use forwarder_lab::Family;
 use crate::differences;
 use crate::flow::{Content, Flow, Stage};
 use crate::generate::{Generator, Input};
-use crate::packet::{Body, ETHERNET, ICMP, ICMPV6, Packet, TCP};
+use crate::packet::{Body, ETHERNET, ICMP, ICMPV6, Packet, TCP, UDP};
 use crate::plan::{Side, Source};
 use crate::setting::Mode;
 use crate::twin::{Middle, Twin, middle, station};
@@ -157,7 +157,7 @@ impl Oracle {
                 let port = if from == Side::Client { flow.client_port } else { flow.bound_or_own(lab) };
                 let packet = flow.packet(from, port, mark, &Content::default());
                 packet.frames(middle(from), station(from)).iter().for_each(|frame| twin.send(from, frame));
-                let last = |frame: &[u8]| View::of(frame).is_some_and(|view| view.mark == mark);
+                let last = |frame: &[u8]| is_end_mark(frame, mark);
                 all.extend(
                     twin.arrived_until(at, last).into_iter().filter(|frame| !last(frame)).map(|frame| (at, frame)),
                 );
@@ -179,8 +179,7 @@ impl Oracle {
             for frame in &frames {
                 self.twins[lab].send(Side::Client, frame);
             }
-            let is_it = |frame: &[u8]| View::of(frame).is_some_and(|view| view.mark == mark);
-            let arrived = self.twins[lab].arrived_until(Side::Home, is_it);
+            let arrived = self.twins[lab].arrived_until(Side::Home, |frame| is_end_mark(frame, mark));
             let frame = arrived.last().unwrap();
             let view = View::of(frame).unwrap();
             self.generator.flows[self.marker].bound[lab] = view.port(frame, view.src_port_at());
@@ -372,6 +371,11 @@ fn forget_own_identification(frame: &mut [u8], mark: u16) {
         update(frame, ETHERNET + 10, &mark.to_be_bytes(), &[0, 0]);
         frame[ID..ID + 2].copy_from_slice(&[0, 0]);
     }
+}
+
+/// A datagram. What the machine in the middle says itself is none, but its identification may be that of an end mark.
+fn is_end_mark(frame: &[u8], mark: u16) -> bool {
+    View::of(frame).is_some_and(|view| view.protocol == UDP && view.mark == mark)
 }
 
 /// Not the machine's own talk: only unicast IP. And no redirects, which tell a client of a nearer way.
