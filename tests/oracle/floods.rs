@@ -15,9 +15,9 @@ use crate::twin::{Twin, middle, station};
 use crate::view::View;
 
 /// Established flows that are idle during the floods.
-const FLOWS: usize = 10_000;
-/// Packets of each flood: many times what fits into the tables.
-const FLOOD: usize = 60_000;
+const FLOWS: usize = 4000;
+/// Packets of each flood: more than all tables together hold.
+const FLOOD: usize = 45_000;
 /// In flight at once.
 const BATCH: usize = 100;
 /// Of `forwarder.toml`, the defaults.
