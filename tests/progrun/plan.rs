@@ -74,7 +74,12 @@ pub(crate) fn end(family: Family, name: &str, port: u16) -> SocketAddr {
 
 /// A configuration for both families: the template once with the addresses of each.
 pub(crate) fn fill_in(template: &str) -> String {
-    Family::ALL.map(|family| fill_in_for(family, template)).concat()
+    // On an emulated machine a test may take minutes: no flow may expire meanwhile by itself.
+    let timeouts: String =
+        ["tcp_opening", "tcp_closing", "tcp_reset", "udp_opening", "udp_established", "icmp", "other"]
+            .map(|name| format!("{name} = \"2h\"\n"))
+            .concat();
+    format!("[timeouts]\n{timeouts}\n{}", Family::ALL.map(|family| fill_in_for(family, template)).concat())
 }
 
 fn fill_in_for(family: Family, template: &str) -> String {
