@@ -30,7 +30,7 @@ pub(crate) const fn halves(word: u32) -> u32 {
 /// Whether the words of which this is the sum, their checksum among them, are as they were sent (RFC 1071 section 1).
 #[inline(always)]
 pub(crate) const fn is_intact(sum: u32) -> bool {
-    fold(sum) == 0xffff
+    is_complete(Delta(fold(sum)))
 }
 
 impl Delta {

@@ -142,11 +142,6 @@ impl<A: Address, T: Tables<A>> Repeated for Allocation<'_, A, T> {
         }
         draft.peer.become_peer(&draft.flow, &draft.outgoing.key);
         match enter_reply(*tables, &draft.outgoing.key, draft) {
-            // The order as in `open_flow`, against a mapping that is just being protected.
-            Ok(()) if tables.established(&draft.peer_key).is_some() => {
-                tables.remove_embryonic(&draft.peer_key);
-                Repeat::Again
-            }
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done

@@ -128,12 +128,6 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
         }
         draft.peer.become_peer(&draft.flow, &parsed.key);
         match enter_reply(*tables, &parsed.key, draft) {
-            // The order matters against a flow that is just being protected on another CPU: it enters the
-            // protected table before it leaves this one, so whoever gets the key here sees it there.
-            Ok(()) if tables.established(&draft.peer_key).is_some() => {
-                tables.remove_embryonic(&draft.peer_key);
-                Repeat::Again
-            }
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done
@@ -147,9 +141,27 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
     }
 }
 
-/// Enters the reply direction. What a flood left of this very flow, or what has expired, makes way.
+/// Enters the reply direction, unless another flow, new or protected, has its key.
+///
+/// The order matters against a flow that is just being protected on another CPU: it enters the protected table before
+/// it leaves that of new ones, so whoever gets the key here sees it there.
 #[inline(always)]
 pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    draft: &Draft<A>,
+) -> Result<(), NotInserted> {
+    enter_embryonic_reply(tables, key, draft)?;
+    if tables.established(&draft.peer_key).is_some() {
+        tables.remove_embryonic(&draft.peer_key);
+        return Err(NotInserted::Taken);
+    }
+    Ok(())
+}
+
+/// Enters the reply direction among the new flows. What a flood left of this very flow, or what has expired, makes way.
+#[inline(always)]
+fn enter_embryonic_reply<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     draft: &Draft<A>,

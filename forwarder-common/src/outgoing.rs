@@ -223,10 +223,6 @@ fn enter<A: Address, T: Tables<A>>(
     flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
     draft.peer.become_peer(&draft.flow, &parsed.key);
     match enter_reply(tables, &parsed.key, draft) {
-        Ok(()) if tables.established(&draft.peer_key).is_some() => {
-            tables.remove_embryonic(&draft.peer_key);
-            Err(Outcome::DropNoPort)
-        }
         Ok(()) => enter_forward(tables, &parsed.key, draft),
         Err(NotInserted::Taken) => Err(Outcome::DropNoPort),
         Err(NotInserted::Refused) => Err(Outcome::DropNoFlow),
