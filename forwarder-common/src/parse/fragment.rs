@@ -1,6 +1,10 @@
 //! Reading fragments that have no transport header of their own.
 
-use super::{Header4, MOST_EXTENSION_HEADERS, header4, is_extension, shortest_header};
+use super::{
+    ipv4::{Header4, header4},
+    ipv6::{MOST_EXTENSION_HEADERS, fixed_header6, is_extension},
+    transport::shortest_header,
+};
 use crate::{
     abi::DatagramKey,
     address::{Address as _, V4, V6},
@@ -56,7 +60,7 @@ pub(super) fn ipv4(packet: &impl Packet, network: usize) -> Result<Fragment<V4>,
 /// Reads an IPv6 fragment.
 #[inline(always)]
 pub(super) fn ipv6(packet: &impl Packet, network: usize) -> Result<Fragment<V6>, Outcome> {
-    let header = super::header6(packet, network)?;
+    let header = fixed_header6(packet, network)?;
     if header.src.is_martian_source() || header.src == header.dst {
         return Err(Outcome::Martian);
     }

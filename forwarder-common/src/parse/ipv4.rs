@@ -1,0 +1,166 @@
+//! IPv4 (RFC 791): its header, fragments of it, and its rewriting.
+
+use super::{
+    Family, Ipv4, Parsed,
+    fragment::{self, Fragment},
+    options,
+    transport::{TransportHeader, no_icmp_but_echo, transport},
+};
+use crate::{
+    abi::{DatagramKey, FlowKey, Rewrite},
+    address::{Address, V4},
+    checksum::{Delta, halves, is_intact},
+    packet::Packet,
+    verdict::Outcome,
+    wire::{ethernet, ipv4, protocol},
+};
+
+/// The fixed part of an IPv4 header, as far as forwarding needs it.
+pub(super) struct Header4 {
+    pub(super) header_length: usize,
+    pub(super) total_length: u16,
+    pub(super) identification: u16,
+    pub(super) fragment: u16,
+    pub(super) ttl: u8,
+    pub(super) protocol: u8,
+    pub(super) src: V4,
+    pub(super) dst: V4,
+    /// Of the fixed part's words.
+    pub(super) sum: u32,
+}
+
+impl Header4 {
+    /// Whether the whole header is as it was sent, and its options may be forwarded (RFC 1812 section 5.2.2).
+    ///
+    /// # Errors
+    /// [`Outcome::Malformed`]: the kernel judges it, and tells the sender what is wrong with options.
+    #[inline(always)]
+    pub(super) fn check(&self, packet: &impl Packet, network: usize) -> Result<(), Outcome> {
+        let options = if self.header_length == ipv4::LEN {
+            0
+        } else {
+            options::forwardable(packet, network, self.header_length).ok_or(Outcome::Malformed)?
+        };
+        if is_intact(self.sum + options) { Ok(()) } else { Err(Outcome::Malformed) }
+    }
+}
+
+#[inline(always)]
+pub(super) fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
+    let [vihl, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] =
+        packet.read::<{ ipv4::LEN }>(network).ok_or(Outcome::Malformed)?;
+    let header_length = (vihl & 0x0f) as usize * 4;
+    let total_length = u16::from_be_bytes([l0, l1]);
+    if vihl >> 4 != 4 || header_length < ipv4::LEN || (total_length as usize) < header_length {
+        return Err(Outcome::Malformed);
+    }
+    if packet.length() < network + total_length as usize {
+        return Err(Outcome::Malformed);
+    }
+    let (src, dst) = (V4::from_ne_bytes([s0, s1, s2, s3]), V4::from_ne_bytes([d0, d1, d2, d3]));
+    let sum = halves(u32::from_ne_bytes([vihl, tos, l0, l1]))
+        + halves(u32::from_ne_bytes([i0, i1, f0, f1]))
+        + halves(u32::from_ne_bytes([ttl, protocol, c0, c1]))
+        + halves(src)
+        + halves(dst);
+    Ok(Header4 {
+        header_length,
+        total_length,
+        identification: u16::from_ne_bytes([i0, i1]),
+        fragment: u16::from_be_bytes([f0, f1]),
+        ttl,
+        protocol,
+        src,
+        dst,
+        sum,
+    })
+}
+
+#[inline(always)]
+fn parsed4(
+    packet: &impl Packet,
+    network: usize,
+    header: &Header4,
+    transport_offset: usize,
+) -> Result<Parsed<V4>, Outcome> {
+    // ICMPv6 inside IPv4 is just another protocol; its checksum could not be valid.
+    if header.protocol == protocol::ICMPV6 {
+        return Err(Outcome::Malformed);
+    }
+    if header.src.is_martian_source() || header.src == header.dst {
+        return Err(Outcome::Martian);
+    }
+    let end = network + header.total_length as usize;
+    let TransportHeader { kind, src_port, dst_port, tcp } = transport(packet, transport_offset, end, header.protocol)?;
+    Ok(Parsed {
+        key: FlowKey { src: header.src, dst: header.dst, src_port, dst_port, protocol: header.protocol.into() },
+        transport: kind,
+        tcp,
+        transport_offset,
+        hop_limit: header.ttl,
+        length: header.total_length.into(),
+        is_first_fragment: false,
+        identification: 0,
+    })
+}
+
+impl Family for Ipv4 {
+    type Address = V4;
+    const ETHERTYPE: u16 = ethernet::IPV4;
+    const ECHO_HAS_PSEUDO_HEADER: bool = false;
+
+    #[inline(always)]
+    fn plain(packet: &impl Packet, network: usize) -> Result<Parsed<V4>, Outcome> {
+        let header = header4(packet, network)?;
+        if header.header_length != ipv4::LEN {
+            return Err(Outcome::ToTc);
+        }
+        if header.fragment & ipv4::FRAGMENT_BITS != 0 {
+            return Err(Outcome::Fragment);
+        }
+        header.check(packet, network)?;
+        no_icmp_but_echo(parsed4(packet, network, &header, network + ipv4::LEN)?)
+    }
+
+    #[inline(always)]
+    fn walk(packet: &impl Packet, network: usize) -> Result<Parsed<V4>, Outcome> {
+        let header = header4(packet, network)?;
+        let fragment = header.fragment & ipv4::FRAGMENT_BITS;
+        if fragment & ipv4::FRAGMENT_OFFSET != 0 {
+            return Err(Outcome::Fragment);
+        }
+        header.check(packet, network)?;
+        let parsed = parsed4(packet, network, &header, network + header.header_length);
+        if fragment == 0 {
+            return parsed;
+        }
+        let mut first = parsed.and_then(no_icmp_but_echo).map_err(|_| Outcome::Fragment)?;
+        first.is_first_fragment = true;
+        first.identification = header.identification.into();
+        Ok(first)
+    }
+
+    #[inline(always)]
+    fn fragment(packet: &impl Packet, network: usize) -> Result<Fragment<V4>, Outcome> {
+        fragment::ipv4(packet, network)
+    }
+
+    #[inline(always)]
+    fn datagram(first: &Parsed<V4>) -> DatagramKey<V4> {
+        let Parsed { key: FlowKey { src, dst, protocol, .. }, identification, .. } = *first;
+        DatagramKey { src, dst, identification, protocol }
+    }
+
+    #[inline(always)]
+    fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &Rewrite<V4>) -> Option<()> {
+        // TTL, protocol, checksum and both addresses are neighbours: one read, one write.
+        let [ttl, protocol, c0, c1] = packet.read(network + ipv4::TTL)?;
+        let less = ttl.wrapping_sub(1);
+        // RFC 1624, with the TTL as the first byte of a word whose second byte stays.
+        let hop = Delta::word(u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes([less, protocol]));
+        let [c0, c1] = Delta(rewrite.address_delta).and(hop).apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
+        let [s0, s1, s2, s3] = rewrite.src.to_ne_bytes();
+        let [d0, d1, d2, d3] = rewrite.dst.to_ne_bytes();
+        packet.write(network + ipv4::TTL, [less, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
+    }
+}
