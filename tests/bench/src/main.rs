@@ -30,7 +30,8 @@ mod samples;
 mod statistics;
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::iter;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ use clap::Parser;
 
 use crate::measure::Plan;
 use crate::report::Report;
+use crate::row::Row;
 
 /// Measure packet rates: the machine's limit, kernel forwarding, nftables, and forwarder
 ///
@@ -49,6 +51,9 @@ struct Options {
     /// The forwarder binary to measure, built with --release
     #[arg(long, value_name = "FILE")]
     forwarder: PathBuf,
+    /// Another forwarder binary, measured in turn with the first: how much a change of the programs gains
+    #[arg(long, value_name = "FILE")]
+    beside: Vec<PathBuf>,
     /// Only rows whose name contains one of these words, e.g. v4, xdp, masquerade/64k, nftables
     #[arg(long, value_name = "WORD", value_delimiter = ',')]
     filter: Vec<String>,
@@ -93,9 +98,11 @@ fn run(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    if !options.forwarder.is_file() {
-        bail!("{} is no file; cargo xtask bench builds and passes it", options.forwarder.display());
+    let binaries: Vec<&Path> = iter::once(&options.forwarder).chain(&options.beside).map(PathBuf::as_path).collect();
+    if let Some(missing) = binaries.iter().find(|binary| !binary.is_file()) {
+        bail!("{} is no file; cargo xtask bench builds the first and passes it", missing.display());
     }
+    let rows: Vec<Row> = rows.into_iter().flat_map(|row| row.with_binaries(binaries.len())).collect();
     let cpu = cpu::pin(options.cpu)?;
     let machine = machine::Machine::read(&options.forwarder, cpu.number());
     let plan = Plan {
@@ -108,7 +115,7 @@ fn run(options: &Options) -> Result<()> {
     });
     // Said before the measuring, not after it.
     let json = json.transpose()?;
-    let results = measure::run(&rows, &plan, &options.forwarder, &cpu)?;
+    let results = measure::run(&rows, &plan, &binaries, &cpu)?;
     let report = Report::new(machine, &plan, &results);
     println!("{report}");
     if let Some((path, file)) = json {

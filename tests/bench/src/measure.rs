@@ -45,7 +45,7 @@ const LEAST_SHARE_OF_XDP: f64 = 0.99;
 /// Other frames that may reach the backend's interface during a run: the kernel's own, of IPv6.
 const TOLERATED_STRAYS: u64 = 8;
 
-pub(crate) fn run(rows: &[Row], plan: &Plan, binary: &Path, cpu: &Cpu) -> Result<Vec<Measured>> {
+pub(crate) fn run(rows: &[Row], plan: &Plan, binaries: &[&Path], cpu: &Cpu) -> Result<Vec<Measured>> {
     let families: Vec<Family> =
         Family::ALL.into_iter().filter(|family| rows.iter().any(|row| row.family == *family)).collect();
     let progress = ProgressBar::new((families.len() + rows.len() + plan.rounds * rows.len()) as u64);
@@ -54,6 +54,7 @@ pub(crate) fn run(rows: &[Row], plan: &Plan, binary: &Path, cpu: &Cpu) -> Result
 
     let build = |row: Row| {
         progress.set_message(format!("setting up {row}"));
+        let binary = binaries.get(row.binary).with_context(|| format!("no forwarder for {row}"))?;
         let bench = Bench::build(row, plan, binary, cpu);
         progress.inc(1);
         bench

@@ -19,12 +19,23 @@ pub(crate) struct Report {
     flows_in_order: bool,
     limits: Vec<Line>,
     rows: Vec<Line>,
+    /// For each forwarder to compare with: its rate divided by that of the first one in the same round.
+    beside: Vec<Beside>,
+}
+
+#[derive(Debug, Serialize)]
+struct Beside {
+    name: String,
+    of_first: Summary,
 }
 
 #[derive(Debug, Serialize)]
 struct Line {
     name: String,
     description: &'static str,
+    /// Which of several forwarders.
+    #[serde(skip)]
+    binary: String,
     family: &'static str,
     flows: u32,
     /// Million packets for each second of CPU time.
@@ -56,8 +67,15 @@ impl Report {
             flows_in_order: plan.in_order,
             limits: limits.collect(),
             rows: results.iter().map(|one| line(one.row, &one.samples)).collect(),
+            beside: results.iter().filter_map(|one| beside(one, results)).collect(),
         }
     }
+}
+
+fn beside(one: &Measured, results: &[Measured]) -> Option<Beside> {
+    let first = results.iter().find(|other| one.row.binary != 0 && other.row == Row { binary: 0, ..one.row })?;
+    let ratios = one.samples.iter().zip(&first.samples).map(|(one, first)| one.row.rate() / first.row.rate());
+    Some(Beside { name: one.row.to_string(), of_first: Summary::of(ratios) })
 }
 
 fn line(row: Row, samples: &[Sample]) -> Line {
@@ -65,6 +83,7 @@ fn line(row: Row, samples: &[Sample]) -> Line {
     Line {
         name: row.to_string(),
         description: row.description(),
+        binary: if row.binary == 0 { String::new() } else { format!(" [beside-{}]", row.binary) },
         family: family_name(row.family),
         flows: row.flows,
         mpps: summary(|sample| sample.row.rate() / 1e6),
@@ -105,7 +124,7 @@ impl fmt::Display for Report {
                 };
                 let Summary { median, lower, upper } = line.of_limit;
                 table.add_row([
-                    format!("IP{family}  {}", line.description),
+                    format!("IP{family}  {}{}", line.description, line.binary),
                     line.flows.to_string(),
                     format!("{:.2}", line.mpps.median),
                     format!("{:.0}", line.nanoseconds_per_packet.median),
@@ -119,6 +138,10 @@ impl fmt::Display for Report {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        write!(f, "{table}")
+        write!(f, "{table}")?;
+        for Beside { name, of_first: Summary { median, lower, upper } } in &self.beside {
+            write!(f, "\n{name}: {median:.3} ({lower:.3}–{upper:.3}) of the first forwarder's rate")?;
+        }
+        Ok(())
     }
 }

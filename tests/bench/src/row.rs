@@ -33,6 +33,8 @@ pub(crate) struct Row {
     pub(crate) way: Way,
     /// A power of two.
     pub(crate) flows: u32,
+    /// Which forwarder: 0 is the one that is measured, 1 the first one to compare it with, and so on.
+    pub(crate) binary: usize,
 }
 
 const FEW: u32 = 1 << 10;
@@ -60,7 +62,7 @@ const WAYS: [(Way, u32); 11] = [
 /// The rows whose name contains one of `words`, or all; without the limits.
 pub(crate) fn matching(words: &[String]) -> Vec<Row> {
     let rows =
-        Family::ALL.into_iter().flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows }));
+        Family::ALL.into_iter().flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows, binary: 0 }));
     rows.filter(|row| {
         let name = row.to_string();
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
@@ -71,7 +73,13 @@ pub(crate) fn matching(words: &[String]) -> Vec<Row> {
 impl Row {
     /// The limit of an address family.
     pub(crate) const fn limit(family: Family) -> Self {
-        Self { family, way: Way::Limit, flows: FEW }
+        Self { family, way: Way::Limit, flows: FEW, binary: 0 }
+    }
+
+    /// The same, for each of so many forwarders where one is in it.
+    pub(crate) fn with_binaries(self, binaries: usize) -> impl Iterator<Item = Self> {
+        let last = if matches!(self.way, Way::Forwarder { .. }) { binaries.saturating_sub(1) } else { 0 };
+        (0..=last).map(move |binary| Self { binary, ..self })
     }
 
     /// Whether the packets' flows must have been seen both ways before they are measured.
@@ -113,7 +121,7 @@ impl Row {
     }
 }
 
-/// The name to filter by: family/way/flows.
+/// The name to filter by: family/way/flows, and which of several forwarders.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = family_name(self.family);
@@ -127,7 +135,8 @@ impl fmt::Display for Row {
             Way::Forwarder { hook: Hook::Tc, masquerade: false } => "tc/preserve",
             Way::Forwarder { hook: Hook::Tc, masquerade: true } => "tc/masquerade",
         };
-        write!(f, "{family}/{way}/{}k", self.flows / 1024)
+        write!(f, "{family}/{way}/{}k", self.flows / 1024)?;
+        if self.binary == 0 { Ok(()) } else { write!(f, "/beside-{}", self.binary) }
     }
 }
 
