@@ -13,6 +13,7 @@ use crate::{
     parse::{Family, Parsed, Transport},
     tables::{Draft, Event, FlowEntry, Hop, Tables},
     verdict::{Kind, Outcome, Verdict},
+    window::Reached,
     wire::{tcp, udp},
 };
 
@@ -137,13 +138,9 @@ fn commit<A: Address, T: Tables<A>>(
         }
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());
-            let state = next_state(parsed, &entry.get());
-            if state as u8 != entry.get().state {
-                entry.set_state(state);
-                entry.get().write_peer_key(parsed.key.protocol, &mut draft.peer_key);
-                if let Some(peer) = tables.established(&draft.peer_key) {
-                    peer.set_state(state);
-                }
+            // Nothing but TCP has an end that can be seen.
+            if matches!(parsed.transport, Transport::Tcp) {
+                follow(tables, parsed, *entry, draft);
             }
             entry.seen(tables.now(), parsed.length);
         }
@@ -168,6 +165,43 @@ fn commit<A: Address, T: Tables<A>>(
         }
     }
     Ok(())
+}
+
+/// A packet of a protected TCP flow: takes the flow on to another state, and notes how far the connection has come.
+///
+/// A RST or FIN that cannot be of the connection ends nothing; every other packet is as likely forged as not, but has no
+/// effect that the next one does not take back. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::Entry, draft: &mut Draft<A>) {
+    let flow = entry.get();
+    let before = FlowState::from_number(flow.state);
+    let state = next_state(parsed, &flow);
+    let direction = flow.direction();
+    if state as u8 != flow.state {
+        flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+        let peer = tables.established(&draft.peer_key);
+        let reply = match direction {
+            Direction::Reply => Some(entry),
+            Direction::Forward => peer,
+        };
+        if matches!(before, FlowState::Established)
+            && reply.is_some_and(|reply| !Reached(reply.get().sweep_slot).admits(direction, parsed.tcp.sequence))
+        {
+            return;
+        }
+        entry.set_state(state);
+        if let Some(peer) = peer {
+            peer.set_state(state);
+        }
+    }
+    if matches!(direction, Direction::Reply) {
+        let reached = Reached::by(direction, &parsed.tcp);
+        let known = Reached(flow.sweep_slot);
+        let believed = if matches!(before, FlowState::Established) { known.leads_to(reached) } else { reached.0 != 0 };
+        if believed {
+            entry.note_reached(reached);
+        }
+    }
 }
 
 /// How far a client's first acknowledgment may be ahead of the backend's SYN-ACK, for what the backend sent at once.
@@ -243,7 +277,8 @@ fn advance<A: Address, T: Tables<A>>(
     }
     if state == FlowState::Established {
         // Only a client's packet establishes (FlowState::after), so `parsed.key` is the forward key.
-        if tables.protect((&parsed.key, &mut draft.flow), (&draft.peer_key, &mut draft.peer)).is_ok() {
+        draft.peer.sweep_slot = Reached::by(Direction::Forward, &parsed.tcp).0;
+        if tables.protect((&parsed.key, &mut draft.flow), (&draft.peer_key, &draft.peer)).is_ok() {
             tables.remove_embryonic(&parsed.key);
             tables.remove_embryonic(&draft.peer_key);
             return true;

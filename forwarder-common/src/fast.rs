@@ -1,15 +1,16 @@
 //! The XDP hook: what a table already decides is rewritten and sent on; everything else passes untouched.
 
 use crate::{
-    abi::{NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
+    abi::{Direction, NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
     decide::{Decision, admits, backend_rule, is_hairpin, is_own, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
     packet::Packet,
-    parse::{Family, Parsed},
+    parse::{Family, Parsed, TcpFields, Transport},
     tables::{FlowEntry, Hop, Tables},
     verdict::{Outcome, Verdict},
+    window::Reached,
     wire::tcp,
 };
 
@@ -35,10 +36,29 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         return Verdict::of(Outcome::ToTc);
     }
     if let Some(entry) = entry {
+        if matches!(parsed.transport, Transport::Tcp) && matches!(decision.direction, Direction::Reply) {
+            note_reached(packet, tables, &parsed, entry);
+        }
         entry.seen(tables.now(), parsed.length);
     }
     tables.count_forwarded(decision.counter, decision.direction, parsed.length);
     Verdict::transmit(hop)
+}
+
+/// Notes how far a TCP connection has come, where the clock has gone on since the flow's last packet: not with every
+/// packet. The numbers are read once more, so that nobody else has to keep them.
+#[inline(always)]
+fn note_reached<A: Address, T: Tables<A>>(packet: &impl Packet, tables: &T, parsed: &Parsed<A>, entry: T::Entry) {
+    let flow = entry.get();
+    if flow.last_seen == tables.now() {
+        return;
+    }
+    let Some([s0, s1, s2, s3, a0, a1, a2, a3]) = packet.read(parsed.transport_at() + tcp::SEQUENCE) else { return };
+    let (sequence, acknowledgment) = (u32::from_be_bytes([s0, s1, s2, s3]), u32::from_be_bytes([a0, a1, a2, a3]));
+    let reached = Reached::by(Direction::Reply, &TcpFields { flags: parsed.tcp.flags, sequence, acknowledgment });
+    if Reached(flow.sweep_slot).leads_to(reached) {
+        entry.note_reached(reached);
+    }
 }
 
 type Decided<A, E> = (Decision<A>, Option<E>);

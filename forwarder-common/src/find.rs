@@ -1,7 +1,7 @@
 //! What a packet belongs to: a flow, or a rule.
 
 use crate::{
-    abi::{Flow, FlowKey, Rule, Side, elapsed, rule_flags, setting_flags},
+    abi::{Direction, Flow, FlowKey, Rule, Side, elapsed, rule_flags, setting_flags},
     address::Address,
     decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_rule},
     flow_state::FlowState,
@@ -128,16 +128,26 @@ fn find_flow<'t, A: Address, T: Tables<A>>(tables: &'t T, key: &FlowKey<A>) -> O
     None
 }
 
+/// No slot of the sweeper's.
+const NO_SLOT: u32 = u32::MAX;
+
 /// Whether the other direction of a protected flow has seen a packet recently enough; if not, the flow is removed.
 /// Not inlined: a stack frame of its own.
 #[inline(never)]
 pub(crate) fn other_lives<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, entry: T::Entry) -> bool {
     let flow = entry.get();
     let peer_key = flow.peer_key(key.protocol);
-    if tables.established(&peer_key).is_some_and(|peer| lives(tables, key, &peer.get())) {
+    let peer = tables.established(&peer_key);
+    if peer.is_some_and(|peer| lives(tables, key, &peer.get())) {
         return true;
     }
-    tables.remove_established(key, &peer_key, flow.sweep_slot);
+    let slot = match (flow.direction(), peer) {
+        (Direction::Forward, _) => flow.sweep_slot,
+        (Direction::Reply, Some(forward)) => forward.get().sweep_slot,
+        // Whoever removed the forward direction has given its slot back.
+        (Direction::Reply, None) => NO_SLOT,
+    };
+    tables.remove_established(key, &peer_key, slot);
     false
 }
 

@@ -36,4 +36,5 @@ mod test_packet;
 #[cfg(test)]
 mod test_world;
 pub mod verdict;
+pub mod window;
 pub mod wire;

@@ -253,7 +253,7 @@ fn protect<A: Address, T: Tables<A>>(tables: &T, protocol: u8, filtering: u16, d
     write(tables, draft, ours, draft.decision.counter, filtering);
     draft.flow.rewrite.src_port = port;
     draft.peer.become_peer(&draft.flow, &draft.peer_key);
-    if tables.protect((&draft.peer_key, &mut draft.flow), (&outside_key, &mut draft.peer)).is_ok() {
+    if tables.protect((&draft.peer_key, &mut draft.flow), (&outside_key, &draft.peer)).is_ok() {
         tables.remove_embryonic(&draft.peer_key);
         tables.remove_embryonic(&outside_key);
     } else {

@@ -11,6 +11,7 @@ use crate::{
     flow_state::FlowState,
     packet::Packet,
     parse::{Parsed, fragment::Fragment},
+    window::Reached,
 };
 
 /// An entry of a flow table, in place: cheap to copy, every write goes to the table.
@@ -25,6 +26,8 @@ pub trait FlowEntry<A>: Copy {
     fn set_state(self, state: FlowState);
     /// What the client of a new TCP flow has to acknowledge: [`Flow::sweep_slot`].
     fn await_acknowledgment(self, acknowledgment: u32);
+    /// How far both sides of an established TCP flow have come; at its reply direction only: [`Flow::sweep_slot`].
+    fn note_reached(self, reached: Reached);
 }
 
 /// The kernel's routing for one destination, ready for use.
@@ -90,16 +93,12 @@ pub trait Tables<A> {
     fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted>;
     /// Removes one direction of a new flow, if it is there.
     fn remove_embryonic(&self, key: &FlowKey<A>);
-    /// Enters both directions of a flow into the protected table, and `forward` into the sweeper's list: both get the
-    /// same [`Flow::sweep_slot`].
+    /// Enters both directions of a flow into the protected table, and `forward` into the sweeper's list:
+    /// [`Flow::sweep_slot`] of `forward` says where.
     ///
     /// # Errors
     /// The table is full or a key is taken; then nothing was entered.
-    fn protect(
-        &self,
-        forward: (&FlowKey<A>, &mut Flow<A>),
-        reply: (&FlowKey<A>, &mut Flow<A>),
-    ) -> Result<(), NotInserted>;
+    fn protect(&self, forward: (&FlowKey<A>, &mut Flow<A>), reply: (&FlowKey<A>, &Flow<A>)) -> Result<(), NotInserted>;
     /// Removes both directions of a protected flow and its place in the sweeper's list.
     fn remove_established(&self, forward: &FlowKey<A>, reply: &FlowKey<A>, sweep_slot: u32);
 

@@ -118,6 +118,8 @@ pub mod tcp {
 
     /// Length of the header without options.
     pub const LEN: usize = TcpHdr::LEN;
+    /// Sequence number; the acknowledgment number follows it.
+    pub const SEQUENCE: usize = offset_of!(TcpHdr, seq);
     /// The byte of flags.
     pub const FLAGS: usize = 13;
     /// The byte whose upper half is the header's length in 32-bit words.

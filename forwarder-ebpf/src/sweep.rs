@@ -31,14 +31,13 @@ const CLOCK_MONOTONIC: u64 = 1;
 #[inline(always)]
 pub(crate) fn enter<M: Maps>(
     forward: (&FlowKey<M::Address>, &mut Flow<M::Address>),
-    reply: (&FlowKey<M::Address>, &mut Flow<M::Address>),
+    reply: (&FlowKey<M::Address>, &Flow<M::Address>),
 ) -> Result<(), NotInserted> {
     let Ok(Some(slot)) = M::free_slots().pop() else { return Err(NotInserted::Refused) };
     let give_back = || {
         let _ = M::free_slots().push(slot, 0);
     };
     forward.1.sweep_slot = slot;
-    reply.1.sweep_slot = slot;
     let flags = BPF_NOEXIST.into();
     if M::established().insert(reply.0, *reply.1, flags).is_err() {
         give_back();

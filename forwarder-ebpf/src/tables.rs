@@ -20,6 +20,7 @@ use forwarder_common::{
     packet::Packet,
     parse::Parsed,
     tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
+    window::Reached,
 };
 
 use crate::{
@@ -117,6 +118,12 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
     fn await_acknowledgment(self, acknowledgment: u32) {
         // SAFETY: as above; a single word.
         unsafe { (*self.0).sweep_slot = acknowledgment };
+    }
+
+    #[inline(always)]
+    fn note_reached(self, reached: Reached) {
+        // SAFETY: as above; a single word.
+        unsafe { (*self.0).sweep_slot = reached.0 };
     }
 }
 
@@ -226,7 +233,7 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     fn protect(
         &self,
         forward: (&FlowKey<M::Address>, &mut Flow<M::Address>),
-        reply: (&FlowKey<M::Address>, &mut Flow<M::Address>),
+        reply: (&FlowKey<M::Address>, &Flow<M::Address>),
     ) -> Result<(), NotInserted> {
         sweep::enter::<M>(forward, reply)
     }

@@ -111,8 +111,9 @@ pub struct Flow<A> {
     pub direction: u8,
     /// [`flow_flags`].
     pub flags: u16,
-    /// Where the sweeper finds an established flow. While embryonic, in the client's direction of a TCP flow: the
-    /// acknowledgment number (host order) that shows that the client has seen the backend's SYN-ACK; else 0.
+    /// Of an established flow: in the forward direction, where the sweeper finds it; in the reply direction of TCP,
+    /// [`crate::window::Reached`]. While embryonic, in the client's direction of a TCP flow: the acknowledgment number
+    /// (host order) that shows that the client has seen the backend's SYN-ACK; else 0.
     pub sweep_slot: u32,
     /// Packets of this direction.
     pub packets: u64,

@@ -29,6 +29,7 @@ use crate::{
     flow_state::FlowState,
     packet::Packet,
     parse::{Parsed, TcpFields, Transport, fragment::Fragment},
+    window::Reached,
 };
 
 /// What the in-memory tables ask of an address.
@@ -198,9 +199,9 @@ impl<A: MemoryAddress> Memory<A> {
             let peer = established.get(&peer_key).unwrap_or_else(|| panic!("half a flow: {key:?}")).get();
             assert_eq!(peer.peer_key(key.protocol), *key, "the halves are not each other's");
             assert_eq!(peer.state, flow.state, "the halves are in different states");
-            assert_eq!(peer.sweep_slot, flow.sweep_slot);
             assert_ne!(peer.direction, flow.direction);
-            let pair = self.sweep.borrow()[&flow.sweep_slot];
+            let forward = if flow.direction() == Direction::Forward { flow } else { peer };
+            let pair = self.sweep.borrow()[&forward.sweep_slot];
             assert!(pair == [*key, peer_key] || pair == [peer_key, *key], "the sweeper would remove another flow");
         }
         assert_eq!(established.len(), self.sweep.borrow().len() * 2);
@@ -240,6 +241,13 @@ impl<A: MemoryAddress> FlowEntry<A> for &'static Cell<Flow<A>> {
     fn await_acknowledgment(self, acknowledgment: u32) {
         let mut flow = Cell::get(self);
         flow.sweep_slot = acknowledgment;
+        self.set(flow);
+    }
+
+    fn note_reached(self, reached: Reached) {
+        let mut flow = Cell::get(self);
+        assert_eq!(flow.direction(), Direction::Reply, "the sweeper would lose the flow");
+        flow.sweep_slot = reached.0;
         self.set(flow);
     }
 }
@@ -299,11 +307,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         self.embryonic.borrow_mut().remove(key);
     }
 
-    fn protect(
-        &self,
-        forward: (&FlowKey<A>, &mut Flow<A>),
-        reply: (&FlowKey<A>, &mut Flow<A>),
-    ) -> Result<(), NotInserted> {
+    fn protect(&self, forward: (&FlowKey<A>, &mut Flow<A>), reply: (&FlowKey<A>, &Flow<A>)) -> Result<(), NotInserted> {
         assert_eq!((forward.1.direction(), reply.1.direction()), (Direction::Forward, Direction::Reply));
         let mut entries = self.established.borrow_mut();
         if entries.contains_key(forward.0) || entries.contains_key(reply.0) {
@@ -315,8 +319,8 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let mut sweep = self.sweep.borrow_mut();
         let slot = (1..u32::MAX).find(|slot| !sweep.contains_key(slot)).unwrap();
         sweep.insert(slot, [*forward.0, *reply.0]);
-        for (key, flow) in [forward, reply] {
-            flow.sweep_slot = slot;
+        forward.1.sweep_slot = slot;
+        for (key, flow) in [(forward.0, &*forward.1), reply] {
             entries.insert(*key, entry(flow));
         }
         Ok(())

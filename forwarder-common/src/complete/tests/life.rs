@@ -1,10 +1,14 @@
 //! One flow from its first packet to its end.
 
+use std::vec::Vec;
+
 use super::{FlowState::*, *};
 
 both_families!(
     tcp_step_by_step,
     a_forged_acknowledgment_establishes_nothing,
+    what_is_out_of_the_window_ends_nothing,
+    how_far_a_connection_has_come_is_followed_at_both_hooks,
     other_protocols_step_by_step,
     a_port_that_cannot_be_kept_is_changed_for_the_whole_life,
     a_full_protected_table_keeps_no_flow_from_working,
@@ -143,6 +147,93 @@ fn a_forged_acknowledgment_establishes_nothing<F: TestFamily>() {
         frame[field..field + 4].copy_from_slice(&0x0102_7777u32.to_be_bytes());
         world.process_bytes(Hook::Tc, frame);
         assert_eq!((world.state(&there), world.entries()), (Some(Established), (2, 0)));
+    }
+}
+
+/// A TCP packet with these numbers, which the usual ones all have at 0x01020304 and one more.
+fn numbered(packet: &TestPacket, flags: u8, (sequence, acknowledgment): (u32, u32)) -> Vec<u8> {
+    let packet = packet.with(|p| p.body = Body::Tcp(flags));
+    let mut frame = packet.frame();
+    let field = frame.len() - packet.payload.len() - 16;
+    frame[field..field + 4].copy_from_slice(&sequence.to_be_bytes());
+    frame[field + 4..field + 8].copy_from_slice(&acknowledgment.to_be_bytes());
+    frame
+}
+
+/// Where both ends of an established connection of the tests are.
+const AT: u32 = 0x0102_0304;
+
+fn established<F: TestFamily>() -> (World<F>, TestPacket, TestPacket) {
+    let world = World::<F>::with_rule(Source::Address(F::OURS));
+    let there = to::<F>(61_001, Body::Tcp(flags::SYN));
+    let back = opens(&world, &there, Body::Tcp(flags::SYN_ACK));
+    world.back(&back, there.dst, there.src);
+    world.out(&there.with(|p| p.body = Body::Tcp(flags::ACK)), back.dst, back.src);
+    assert_eq!(world.state(&there), Some(Established));
+    (world, there, back)
+}
+
+fn what_is_out_of_the_window_ends_nothing<F: TestFamily>() {
+    use flags::{ACK, FIN_ACK, RST};
+    for from in [Client, Backend] {
+        for (flags, ended) in
+            [(RST, Reset), (RST | ACK, Reset), (FIN_ACK, if from == Client { ClientClosed } else { BackendClosed })]
+        {
+            let (world, there, back) = established::<F>();
+            let packet = if from == Client { &there } else { &back };
+            for far in [1 << 31, 1 << 28, (1u32 << 24).wrapping_neg(), AT.wrapping_neg()] {
+                let (verdict, _) = world.process_bytes(Hook::Tc, numbered(packet, flags, (AT.wrapping_add(far), AT)));
+                // The end host judges.
+                assert_eq!(verdict, Verdict::transmit(HOP));
+                assert_eq!(world.state(&there), Some(Established), "{from:?} {flags:#04x} {far:#x}");
+            }
+            // What is forged as data does not make room for what is forged as a RST.
+            for hook in [Hook::Xdp, Hook::Tc] {
+                world.tables.wait(1);
+                let (verdict, _) = world.process_bytes(hook, numbered(&back, ACK, (AT + (1 << 30), AT + (1 << 30))));
+                assert_eq!(verdict, Verdict::transmit(HOP));
+            }
+            world.process_bytes(Hook::Tc, numbered(packet, flags, (AT + (1 << 30), AT)));
+            assert_eq!(world.state(&there), Some(Established));
+            world.process_bytes(Hook::Tc, numbered(packet, flags, (AT + 100_000, AT)));
+            assert_eq!(world.state(&there), Some(ended));
+        }
+    }
+}
+
+fn how_far_a_connection_has_come_is_followed_at_both_hooks<F: TestFamily>() {
+    for hook in [Hook::Xdp, Hook::Tc] {
+        let (world, there, back) = established::<F>();
+        let mut at = (AT, AT);
+        // Both ends go on by far more than the window, in steps that the backend's packets show.
+        for _ in 0..50 {
+            at = (at.0.wrapping_add(100 << 20), at.1.wrapping_add(70 << 20));
+            world.tables.wait(1);
+            assert_eq!(world.process_bytes(hook, numbered(&there, flags::ACK, at)).0, Verdict::transmit(HOP));
+            assert_eq!(world.process_bytes(hook, numbered(&back, flags::ACK, (at.1, at.0))).0, Verdict::transmit(HOP));
+        }
+        for (packet, sequence) in [(&there, AT.wrapping_add(1 << 29)), (&back, at.1.wrapping_add(1 << 30))] {
+            world.process_bytes(Hook::Tc, numbered(packet, flags::RST, (sequence, 0)));
+            assert_eq!(world.state(&there), Some(Established), "{hook:?}");
+        }
+        world.process_bytes(Hook::Tc, numbered(&there, flags::FIN_ACK, at));
+        assert_eq!(world.state(&there), Some(ClientClosed), "{hook:?}");
+        world.process_bytes(Hook::Tc, numbered(&back, flags::RST, (at.1, at.0)));
+        assert_eq!(world.state(&there), Some(Reset), "{hook:?}");
+        // The same ports again: other numbers, known from what the backend answers.
+        let again = (AT.wrapping_add(1 << 31), AT.wrapping_add(3 << 30));
+        for (packet, body, numbers) in [
+            (&there, flags::SYN, (again.0, 0)),
+            (&back, flags::SYN_ACK, (again.1, again.0 + 1)),
+            (&there, flags::ACK, (again.0 + 1, again.1 + 1)),
+        ] {
+            world.process_bytes(Hook::Tc, numbered(packet, body, numbers));
+        }
+        assert_eq!(world.state(&there), Some(Established), "{hook:?}");
+        world.process_bytes(Hook::Tc, numbered(&back, flags::RST, (at.1, at.0)));
+        assert_eq!(world.state(&there), Some(Established), "{hook:?}: the old connection's");
+        world.process_bytes(Hook::Tc, numbered(&back, flags::RST, (again.1 + 1, again.0)));
+        assert_eq!(world.state(&there), Some(Reset), "{hook:?}");
     }
 }
 
