@@ -17,8 +17,8 @@ use forwarder_common::{
 
 use crate::{
     access::tc::TcPacket,
+    clock::now,
     maps::{HELD_MARKS, HELD_RINGS, Maps},
-    tables::now,
 };
 
 /// How many rings each family has; a power of two.

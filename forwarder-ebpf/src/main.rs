@@ -11,6 +11,7 @@
 
 mod access;
 mod action;
+mod clock;
 mod count;
 mod held;
 mod log;

@@ -74,6 +74,9 @@ pub(crate) static REDIRECT_LOSSES: PerCpuArray<u64, 2> = PerCpuArray::new();
 /// A piece of a packet whose checksum is worked out.
 #[btf_map]
 pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();
+/// The time, as it was when the kernel's tick count was last seen to change: see [`crate::clock`].
+#[btf_map]
+pub(crate) static CLOCK: Array<u64, 1> = Array::new();
 #[btf_map]
 pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
 /// When fragments were last kept, by the hash of their datagram.

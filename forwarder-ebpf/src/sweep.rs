@@ -16,8 +16,8 @@ use forwarder_common::{
 };
 
 use crate::{
+    clock::now,
     maps::{Maps, MapsV4, MapsV6, SETTINGS, SWEEP, Sweep},
-    tables::now,
 };
 
 /// Between two sweeps, in nanoseconds.

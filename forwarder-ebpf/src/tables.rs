@@ -9,12 +9,11 @@ use core::{
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     btf_maps::lpm_trie::Key,
-    helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::{bpf_get_prandom_u32, bpf_loop},
 };
 use forwarder_common::{
     abi::{
-        AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings,
-        TICK_SHIFT, Ticks,
+        AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, Ticks,
     },
     flow_state::FlowState,
     packet::Packet,
@@ -24,6 +23,7 @@ use forwarder_common::{
 };
 
 use crate::{
+    clock::now,
     count, held,
     maps::Maps,
     routing::{self, Routed},
@@ -64,13 +64,6 @@ impl<M: Maps> KernelTables<M> {
         let generation = unsafe { (&raw const settings.generation).read_volatile() };
         Self { context, settings, generation, now: now(), at, family: PhantomData }
     }
-}
-
-/// The clock: coarse, for a tick is shorter than what it can tell apart anyway, and cheap.
-#[inline(always)]
-pub(crate) fn now() -> Ticks {
-    // SAFETY: a helper without arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as Ticks
 }
 
 /// A flow entry in a map. The kernel keeps the memory valid until the program ends, even if the entry goes.
