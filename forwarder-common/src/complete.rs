@@ -1,7 +1,7 @@
 //! The TC hook: everything. Begins, follows and ends flows, and sends what XDP left.
 
 use crate::{
-    abi::{Direction, Flow, NextHopState, Rewrite, Rule, flow_flags},
+    abi::{Direction, Flow, FlowKey, NextHopState, Rewrite, Rule, flow_flags},
     address::Address,
     apply::apply,
     decide::{Decision, stateless_forward, stateless_reply},
@@ -140,7 +140,7 @@ fn commit<A: Address, T: Tables<A>>(
             draft.decision = Decision::of_flow(&entry.get());
             // Nothing but TCP has an end that can be seen.
             if matches!(parsed.transport, Transport::Tcp) {
-                follow(tables, parsed, *entry, draft);
+                follow(tables, parsed, parsed.key.protocol, *entry, draft);
             }
             entry.seen(tables.now(), parsed.length);
         }
@@ -153,13 +153,7 @@ fn commit<A: Address, T: Tables<A>>(
             if uses_mapping && draft.decision.rewrite.src != parsed.key.src {
                 mapping::refresh(tables, parsed, flags, &draft.decision.rewrite);
             }
-            let state = next_state(parsed, &entry.get());
-            if entry.get().direction() == Direction::Reply && parsed.tcp.flags & tcp::SYN != 0 {
-                await_acknowledgment(tables, parsed, *entry, draft);
-            }
-            let proven = state != FlowState::Established || acknowledges(parsed, &entry.get());
-            let advances = state as u8 != entry.get().state && proven;
-            if advances && advance(tables, parsed, *entry, state, draft) && uses_mapping {
+            if grow(tables, parsed, &parsed.key, *entry, draft) && uses_mapping {
                 mapping::protect_used(tables, &parsed.key, flags, draft);
             }
         }
@@ -170,15 +164,22 @@ fn commit<A: Address, T: Tables<A>>(
 /// A packet of a protected TCP flow: takes the flow on to another state, and notes how far the connection has come.
 ///
 /// A RST or FIN that cannot be of the connection ends nothing; every other packet is as likely forged as not, but has no
-/// effect that the next one does not take back. Not inlined: a stack frame of its own.
+/// effect that the next one does not take back. `protocol` is that of the flow's key. Not inlined: a stack frame of its
+/// own.
 #[inline(never)]
-fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::Entry, draft: &mut Draft<A>) {
+pub(crate) fn follow<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    protocol: u32,
+    entry: T::Entry,
+    draft: &mut Draft<A>,
+) {
     let flow = entry.get();
     let before = FlowState::from_number(flow.state);
     let state = next_state(parsed, &flow);
     let direction = flow.direction();
     if state as u8 != flow.state {
-        flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+        flow.write_peer_key(protocol, &mut draft.peer_key);
         let peer = tables.established(&draft.peer_key);
         let reply = match direction {
             Direction::Reply => Some(entry),
@@ -204,6 +205,23 @@ fn follow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, entry: T::En
     }
 }
 
+/// A packet of a new flow, found by `key`: takes the flow on. Says whether that protects it now.
+#[inline(always)]
+pub(crate) fn grow<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    key: &FlowKey<A>,
+    entry: T::Entry,
+    draft: &mut Draft<A>,
+) -> bool {
+    let state = next_state(parsed, &entry.get());
+    if entry.get().direction() == Direction::Reply && parsed.tcp.flags & tcp::SYN != 0 {
+        await_acknowledgment(tables, parsed, key.protocol, entry, draft);
+    }
+    let proven = state != FlowState::Established || acknowledges(parsed, &entry.get());
+    state as u8 != entry.get().state && proven && advance(tables, parsed, key, entry, state, draft)
+}
+
 /// How far a client's first acknowledgment may be ahead of the backend's SYN-ACK, for what the backend sent at once.
 const MOST_AHEAD: u32 = 1 << 20;
 
@@ -224,10 +242,11 @@ const fn acknowledges<A: Copy>(parsed: &Parsed<A>, flow: &Flow<A>) -> bool {
 fn await_acknowledgment<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
+    protocol: u32,
     entry: T::Entry,
     draft: &mut Draft<A>,
 ) {
-    entry.get().write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+    entry.get().write_peer_key(protocol, &mut draft.peer_key);
     if let Some(client) = tables.embryonic(&draft.peer_key) {
         client.await_acknowledgment(parsed.tcp.sequence.wrapping_add(1));
     }
@@ -254,21 +273,23 @@ const fn next_state<A: Copy>(parsed: &Parsed<A>, flow: &Flow<A>) -> FlowState {
     FlowState::from_number(flow.state).after(flow.direction(), parsed.tcp.flags)
 }
 
-/// Moves a new flow on to another state: into the protected table when it is established. Says whether it is there now.
+/// Moves a new flow, found by `key`, on to another state: into the protected table when it is established. Says whether
+/// it is there now.
 ///
 /// Not inlined: a stack frame of its own, which packets that change no state do not pay for.
 #[inline(never)]
 fn advance<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
+    key: &FlowKey<A>,
     entry: T::Entry,
     state: FlowState,
     draft: &mut Draft<A>,
 ) -> bool {
     draft.flow = entry.get();
     draft.flow.state = state as u8;
-    draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
-    draft.peer.become_peer(&draft.flow, &parsed.key);
+    draft.flow.write_peer_key(key.protocol, &mut draft.peer_key);
+    draft.peer.become_peer(&draft.flow, key);
     let other = tables.embryonic(&draft.peer_key);
     if let Some(other) = other {
         let other = other.get();
@@ -276,10 +297,10 @@ fn advance<A: Address, T: Tables<A>>(
         draft.peer.bytes = other.bytes;
     }
     if state == FlowState::Established {
-        // Only a client's packet establishes (FlowState::after), so `parsed.key` is the forward key.
+        // Only a client's packet establishes (FlowState::after), so `key` is the forward key.
         draft.peer.sweep_slot = Reached::by(Direction::Forward, &parsed.tcp).0;
-        if tables.protect((&parsed.key, &mut draft.flow), (&draft.peer_key, &draft.peer)).is_ok() {
-            tables.remove_embryonic(&parsed.key);
+        if tables.protect((key, &mut draft.flow), (&draft.peer_key, &draft.peer)).is_ok() {
+            tables.remove_embryonic(key);
             tables.remove_embryonic(&draft.peer_key);
             return true;
         }

@@ -1,8 +1,8 @@
 //! What becomes of a packet, decided before a byte of it changes.
 
 use crate::{
-    abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rewrite, Rule, Side, rule_flags, setting_flags},
-    address::Address,
+    abi::{Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rewrite, Rule, Side, rule_flags, setting_flags},
+    address::{Address, V4},
     checksum::Delta,
     parse::Parsed,
     prefix,
@@ -90,6 +90,15 @@ pub(crate) fn names_port<A: Address, T: Tables<A>>(tables: &T, arriving: &FlowKe
 #[inline(always)]
 pub fn is_own<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, parsed: &Parsed<A>) -> bool {
     rule.flags & rule_flags::SPARES_SOCKETS != 0 && tables.socket_connected(&parsed.key)
+}
+
+/// Whether an IPv4 packet that came in says that it is from this machine itself: the kernel refuses it too (RFC 1812
+/// section 5.3.7). IPv6 has no such rule, and netfilter forwards it. Asked about what would begin a flow.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+pub(crate) fn is_from_ourselves<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
+    size_of::<A>() == size_of::<V4>() && tables.way(parsed.key.dst, parsed.key.src).state == NextHopState::Local
 }
 
 /// The rule whose listen a packet is for.

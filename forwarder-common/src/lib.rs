@@ -29,6 +29,7 @@ pub mod open_flow;
 pub mod outgoing;
 pub mod packet;
 pub mod parse;
+mod passing;
 pub mod prefix;
 pub mod tables;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::{
     abi::{Direction, FlowKey, PortRange, Rule, setting_flags},
     address::Address,
     checksum::Delta,
-    decide::{backend_port, hides},
+    decide::{backend_port, hides, is_from_ourselves},
     find::lives,
     flow_state::FlowState,
     mapping,
@@ -37,6 +37,9 @@ pub fn open_flow<A: Address, T: Tables<A>>(
 ) -> Result<(), Outcome> {
     if !begins(parsed) {
         return Err(Outcome::Stray);
+    }
+    if is_from_ourselves(tables, parsed) {
+        return Err(Outcome::Martian);
     }
     let ours = hides(rule, parsed.key.src);
     let src = if ours { rule.source } else { parsed.key.src };

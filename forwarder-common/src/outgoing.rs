@@ -8,10 +8,12 @@ use crate::{
     abi::{Direction, FlowKey, NextHopState, RangeKey, Rule, flow_flags, setting_flags},
     address::Address,
     checksum::Delta,
+    decide::is_from_ourselves,
     flow_state::FlowState,
     mapping,
     open_flow::{begins, enter_forward, enter_reply},
     parse::{Parsed, Transport},
+    passing,
     tables::{Draft, NotInserted, Outgoing, Tables, Way},
     verdict::Outcome,
     wire::tcp,
@@ -61,9 +63,16 @@ fn which<'t, A: Address, T: Tables<A>>(
     draft: &mut Draft<A>,
 ) -> Result<Option<&'t Rule<A>>, Outcome> {
     let Some(inside) = rule_of(tables, &parsed.key.src, 0) else {
+        if let Some(host) = rule_of(tables, &parsed.key.dst, 0) {
+            passing::comes_in(tables, parsed, host, draft);
+            return Err(Outcome::NotOurs);
+        }
         draft.outgoing.kind = Kind::Inbound as u32;
         return Ok(None);
     };
+    if passing::goes_on(tables, parsed, draft) {
+        return Err(Outcome::NotOurs);
+    }
     // A source from behind us that comes from elsewhere is forged (RFC 2827).
     if way(tables, &parsed.key.dst, &parsed.key.src).interface != tables.ingress() {
         return Err(Outcome::NotOurs);
@@ -126,6 +135,9 @@ fn target<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: &mut 
     outgoing.to = flow.rewrite.dst;
     outgoing.to_port = flow.rewrite.dst_port;
     outgoing.to_filtering = flow.flags;
+    if is_from_ourselves(tables, parsed) {
+        return Err(Outcome::Martian);
+    }
     // What this machine has opened itself meanwhile is its own.
     if tables.socket_takes(&parsed.key) {
         return Err(Outcome::ToSelf);
@@ -230,4 +242,4 @@ fn enter<A: Address, T: Tables<A>>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -83,7 +83,7 @@ outcomes! {
     /// For a rule that keeps flows, but of no flow, and not what begins one: a RST, a SYN-ACK, an echo reply. The kernel
     /// judges it, as netfilter lets it with what it calls invalid.
     Stray = "stray" Pass,
-    /// Its source cannot be answered: loopback, multicast, "this network", link-local (RFC 1812 section 5.3.7, RFC 4291
+    /// Its source cannot be answered: loopback, multicast, "this network", link-local, this machine (RFC 1812 section 5.3.7, RFC 4291
     /// section 2.5.6).
     Martian = "martian" Pass,
     /// The rule does not allow this client.

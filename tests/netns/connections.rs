@@ -11,6 +11,7 @@ use crate::config::{rule, source};
 use crate::forwarder::Forwarder;
 use crate::setting::{Setting, Source, public_address};
 use crate::snapshot::far_end;
+use crate::untouched::mac;
 
 in_every_setting!(
     a_half_closed_connection_goes_on,
@@ -187,9 +188,8 @@ fn forge(net: &Topology, from: SocketAddr, to: SocketAddr, sequence: u32, end: E
     let inner = net.interfaces().last().copied().unwrap_or("eth0");
     let outside = Family::ALL.map(|family| net.client_address(family)).contains(&from.ip());
     let interface = if outside { "eth0" } else { inner };
-    let mac: Vec<u8> =
-        net.forwarder.mac(interface).unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0x99, 0], mac.try_into().unwrap());
+    let to_us = mac(&net.forwarder.mac(interface).unwrap());
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0x99, 0], to_us);
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),

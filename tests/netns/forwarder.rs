@@ -76,6 +76,7 @@ pub(crate) struct ListedRule {
 #[derive(Debug, Deserialize)]
 struct Flows {
     flows: Vec<serde_json::Value>,
+    mappings: Vec<serde_json::Value>,
 }
 
 impl Forwarder {
@@ -150,6 +151,11 @@ impl Forwarder {
     /// The flows there are now.
     pub(crate) fn flows(&self) -> Vec<serde_json::Value> {
         self.json::<Flows>("flows").flows
+    }
+
+    /// The mappings of masqueraded hosts there are now.
+    pub(crate) fn mappings(&self) -> Vec<serde_json::Value> {
+        self.json::<Flows>("flows").mappings
     }
 
     /// How many flows there are now.

@@ -45,11 +45,14 @@ mod hairpin;
 mod icmp_errors;
 mod links;
 mod listens;
+mod mappings;
 mod masquerade;
 mod next_hop;
+mod passing;
 mod prefixes;
 mod setting;
 mod snapshot;
+mod stun;
 #[allow(dead_code, reason = "the builder serves other tests too")]
 #[path = "../../forwarder-common/src/test_packet.rs"]
 mod test_packet;

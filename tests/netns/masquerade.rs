@@ -15,17 +15,17 @@ in_every_setting!(hosts_behind_go_out);
 
 const PORT: u16 = 700;
 
-struct Net {
-    net: Topology,
-    forwarder: Forwarder,
+pub(crate) struct Net {
+    pub(crate) net: Topology,
+    pub(crate) forwarder: Forwarder,
 }
 
 /// All of home's network goes out by eth0, with the address that eth0 has.
-fn everybody() -> String {
+pub(crate) fn everybody() -> String {
     masquerade("behind", "[\"10.8.0.0/24\", \"fd08::/64\"]", "eth0", "")
 }
 
-fn start(name: &str, setting: Setting, config: &str) -> Net {
+pub(crate) fn start(name: &str, setting: Setting, config: &str) -> Net {
     let net = setting.network(name);
     for n in 20..=27 {
         net.home.further_address("eth0", &format!("10.8.0.{n}/24")).unwrap();
@@ -37,7 +37,7 @@ fn start(name: &str, setting: Setting, config: &str) -> Net {
 }
 
 /// A host behind.
-fn inside(family: Family, n: u8) -> IpAddr {
+pub(crate) fn inside(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => [10, 8, 0, n].into(),
         Family::V6 => format!("fd08::{n}").parse().unwrap(),
@@ -45,14 +45,14 @@ fn inside(family: Family, n: u8) -> IpAddr {
 }
 
 /// A host in the world; .2 to .9.
-fn outside(family: Family, n: u8) -> IpAddr {
+pub(crate) fn outside(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => [198, 51, 100, n].into(),
         Family::V6 => format!("2001:db8:1::{n}").parse().unwrap(),
     }
 }
 
-fn udp(host: &Host, address: impl Into<SocketAddr>) -> UdpSocket {
+pub(crate) fn udp(host: &Host, address: impl Into<SocketAddr>) -> UdpSocket {
     let address = address.into();
     let socket = host.enter(|| UdpSocket::bind(address)).unwrap().unwrap_or_else(|error| panic!("{address}: {error}"));
     socket.set_read_timeout(Some(patience())).unwrap();
@@ -60,14 +60,14 @@ fn udp(host: &Host, address: impl Into<SocketAddr>) -> UdpSocket {
 }
 
 /// The next datagram, and the address it seems to come from.
-fn received(socket: &UdpSocket, about: &str) -> (String, SocketAddr) {
+pub(crate) fn received(socket: &UdpSocket, about: &str) -> (String, SocketAddr) {
     let mut buffer = [0; 100];
     let (length, from) = socket.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{about}: {error}"));
     (String::from_utf8(buffer[..length].to_vec()).unwrap(), from)
 }
 
 /// Sends one datagram; whom the receiver sees.
-fn seen_by(from: &UdpSocket, to: &UdpSocket, about: &str) -> SocketAddr {
+pub(crate) fn seen_by(from: &UdpSocket, to: &UdpSocket, about: &str) -> SocketAddr {
     from.send_to(about.as_bytes(), to.local_addr().unwrap()).unwrap();
     let (text, seen) = received(to, about);
     assert_eq!(text, about);

@@ -239,7 +239,7 @@ fn fragment(ends: (IpAddr, IpAddr), offset: u16, more: bool) -> IpHeaders {
     }
 }
 
-fn mac(text: &str) -> [u8; 6] {
+pub(crate) fn mac(text: &str) -> [u8; 6] {
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     bytes.try_into().unwrap()
 }

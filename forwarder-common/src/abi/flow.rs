@@ -19,7 +19,7 @@ pub struct FlowKey<A> {
     /// Network order. An ICMP echo reply has its identifier here, an echo request has 0.
     pub dst_port: u16,
     /// IP protocol number, native order: a word, so that the key has no padding. Above the number what the entry is if
-    /// it is none of a packet: [`Self::MAPPING`], [`Self::PERMISSION`].
+    /// it is none that is forwarded: [`Self::MAPPING`], [`Self::PERMISSION`], [`Self::PASSING`].
     pub protocol: u32,
 }
 layout!(FlowKey<V4>, 16, [V4, V4, u16, u16, u32]);
@@ -31,16 +31,25 @@ impl<A: Copy + Default> FlowKey<A> {
     /// Above the protocol: a remote end that a mapping lets in (RFC 4787 section 5).
     pub const PERMISSION: u32 = 1 << 9;
 
+    /// Above the protocol: a connection that the kernel forwards ([`crate::passing`]).
+    pub const PASSING: u32 = 1 << 10;
+
     /// The number of the protocol alone.
     #[inline(always)]
     pub const fn protocol_number(&self) -> u8 {
         self.protocol as u8
     }
 
-    /// Whether this is the key of a mapping or a permission, not of packets.
+    /// Whether this is the key of a mapping, a permission or what the kernel forwards, not of packets that are forwarded.
     #[inline(always)]
     pub const fn is_of_no_packet(&self) -> bool {
         self.protocol > u8::MAX as u32
+    }
+
+    /// Where it stands that the kernel forwards packets with `key`.
+    #[inline(always)]
+    pub const fn passing(key: &Self) -> Self {
+        Self { protocol: key.protocol | Self::PASSING, ..*key }
     }
 
     /// Where the mapping of `port` at `inside` to an address of ours is found by those who are behind us.

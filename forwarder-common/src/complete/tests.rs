@@ -29,6 +29,7 @@ both_families!(
     segments_are_measured_not_the_packet_they_are_cut_from,
     clients_that_are_not_allowed,
     replies_to_the_machine_itself_are_its_own,
+    nothing_from_outside_is_from_ourselves,
     a_packet_that_cannot_be_changed_is_dropped,
 );
 
@@ -221,6 +222,21 @@ fn replies_to_the_machine_itself_are_its_own<F: TestFamily>() {
     world.leaves(Hook::Tc, &reply, Outcome::ToSelf);
     // It has arrived: its hop limit is not looked at.
     world.leaves(Hook::Tc, &reply.with(|p| p.hop_limit = 1), Outcome::ToSelf);
+}
+
+fn nothing_from_outside_is_from_ourselves<F: TestFamily>() {
+    for source in [Source::PreservedByFlow, Source::Address(F::OURS)] {
+        let mut world = World::<F>::with_rule(source);
+        let packet = to::<F>(61_001, Body::Tcp(flags::SYN));
+        world.tables.hops.insert(F::address(F::CLIENT), Hop { state: NextHopState::Local, ..HOP });
+        if F::CLIENT.is_ipv4() {
+            world.leaves(Hook::Tc, &packet, Outcome::Martian);
+            assert_eq!(world.entries(), (0, 0));
+        } else {
+            let (verdict, _) = world.process_bytes(Hook::Tc, packet.frame());
+            assert_eq!(verdict.outcome, Outcome::Forwarded);
+        }
+    }
 }
 
 fn a_packet_that_cannot_be_changed_is_dropped<F: TestFamily>() {

@@ -39,11 +39,11 @@ const ADDRESS: u32 = rule_flags::ADDRESS_FILTERING;
 const ADDRESS_AND_PORT: u32 = 0;
 
 /// The interface out; the inside is at another.
-const OUTSIDE: u32 = 7;
-const INSIDE: u32 = 8;
+pub(crate) const OUTSIDE: u32 = 7;
+pub(crate) const INSIDE: u32 = 8;
 
 /// Inside are the networks of `BACKEND` and of nobody else; our outer address is `LISTEN`.
-fn gateway<F: TestFamily>(filtering: u32) -> World<F> {
+pub(crate) fn gateway<F: TestFamily>(filtering: u32) -> World<F> {
     let mut world = World::<F>::new();
     let bits = if F::LISTEN.is_ipv4() { 24 } else { 64 };
     let network = match F::BACKEND {
@@ -64,7 +64,7 @@ fn gateway<F: TestFamily>(filtering: u32) -> World<F> {
 }
 
 /// A host behind us.
-fn host<F: TestFamily>(number: u8) -> std::net::IpAddr {
+pub(crate) fn host<F: TestFamily>(number: u8) -> std::net::IpAddr {
     match F::BACKEND {
         std::net::IpAddr::V4(ip) => std::net::IpAddr::V4((u32::from(ip) + u32::from(number)).into()),
         std::net::IpAddr::V6(ip) => std::net::IpAddr::V6((u128::from(ip) + u128::from(number)).into()),

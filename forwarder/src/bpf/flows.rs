@@ -5,14 +5,14 @@ use std::{collections::HashMap as StdHashMap, hash::Hash, io::ErrorKind, net::Ip
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use forwarder_common::{
-    abi::{Direction, Flow, FlowKey, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed},
+    abi::{Direction, Flow, FlowKey, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed, flow_flags},
     address::{V4, V6},
     flow_state::FlowState,
 };
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Bits, load::pinned};
-use crate::config::Family;
+use crate::config::{Family, masquerade::Filtering};
 
 /// `BPF_EXIST` of `bpf.h`: only an entry that is there.
 const BPF_EXIST: u64 = 2;
@@ -46,11 +46,47 @@ pub struct FlowRecord {
     pub reply: Traffic,
 }
 
-/// How many flows and mappings the flow tables have, of the room they have: two entries for each.
+/// A mapping of a masqueraded host: one of its ports, as the world sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappingRecord {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The counter of its rule.
+    pub counter: u32,
+    /// The host behind; the port is the identifier for ICMP echo.
+    pub host: (IpAddr, u16),
+    /// What the world sees of it.
+    pub outside: (IpAddr, u16),
+    /// Who may send to it from outside.
+    pub filtering: Filtering,
+    /// Whether floods cannot evict it.
+    pub protected: bool,
+    /// Since the last packet of a flow that uses it.
+    pub idle: Duration,
+    /// Until it expires if no flow uses it any more; zero when it has and only waits to be swept.
+    pub expires_in: Duration,
+}
+
+/// What there is in the flow tables, in no order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Flows of both families, established and embryonic.
+    pub flows: Vec<FlowRecord>,
+    /// Mappings, likewise.
+    pub mappings: Vec<MappingRecord>,
+}
+
+/// What is in a flow table, of the room it has. Two entries are room for one flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
-    /// Flows, and mappings of masqueraded hosts, which take as much room.
+    /// Flows.
     pub flows: u32,
+    /// Mappings of masqueraded hosts. Each takes as much room as a flow.
+    pub mappings: u32,
+    /// Connections to masqueraded hosts by their own addresses, which the kernel forwards. Each takes as much room.
+    pub passing: u32,
+    /// Remote ends that mappings let in. Two take as much room as a flow.
+    pub permissions: u32,
     /// Room for flows.
     pub limit: u32,
 }
@@ -66,15 +102,15 @@ where
     protected: bool,
 }
 
-/// All flows, both families, established and embryonic; in no order.
-pub fn read(pins: &Path, timeouts: &Timeouts) -> Result<Vec<FlowRecord>> {
+/// All flows and mappings.
+pub fn read(pins: &Path, timeouts: &Timeouts) -> Result<Records> {
     let now = now()?;
-    let mut flows = Vec::new();
+    let mut records = Records::default();
     for protected in [true, false] {
-        FlowTable::<V4>::open(pins, protected, "V4")?.records(now, timeouts, &mut flows)?;
-        FlowTable::<V6>::open(pins, protected, "V6")?.records(now, timeouts, &mut flows)?;
+        FlowTable::<V4>::open(pins, protected, "V4")?.records(now, timeouts, &mut records)?;
+        FlowTable::<V6>::open(pins, protected, "V6")?.records(now, timeouts, &mut records)?;
     }
-    Ok(flows)
+    Ok(records)
 }
 
 /// How full the tables are: IPv4 established and embryonic, IPv6 established and embryonic.
@@ -127,11 +163,17 @@ where
     }
 
     fn fill(&self) -> Result<Fill> {
-        let mut flows: u32 = 0;
-        for flow in self.snapshot()?.values() {
-            flows += u32::from(is_forward(flow));
+        let mut fill = Fill { limit: self.limit, ..Fill::default() };
+        for (key, flow) in self.snapshot()? {
+            match kind(&key) {
+                Kind::Permission => fill.permissions += 1,
+                _ if !is_forward(&flow) => {}
+                Kind::Packets => fill.flows += 1,
+                Kind::Mapping => fill.mappings += 1,
+                Kind::Passing => fill.passing += 1,
+            }
         }
-        Ok(Fill { flows, limit: self.limit })
+        Ok(fill)
     }
 
     fn end(&mut self, now: Ticks, counters: &[u32]) -> Result<usize> {
@@ -140,7 +182,7 @@ where
         let long_ago = now.wrapping_sub(Ticks::MAX / 2 - (15 * 60 * 1000));
         let mut ended = 0;
         for (key, flow) in self.snapshot()?.into_iter().filter(|(_, flow)| counters.contains(&flow.counter)) {
-            ended += usize::from(is_forward(&flow) && !key.is_of_no_packet());
+            ended += usize::from(is_forward(&flow) && kind(&key) == Kind::Packets);
             let done = if self.protected {
                 self.map.insert(Bits(key), Bits(Flow { last_seen: long_ago, ..flow }), BPF_EXIST)
             } else {
@@ -156,10 +198,9 @@ where
         Ok(ended)
     }
 
-    fn records(&self, now: Ticks, timeouts: &Timeouts, records: &mut Vec<FlowRecord>) -> Result<()> {
+    fn records(&self, now: Ticks, timeouts: &Timeouts, records: &mut Records) -> Result<()> {
         let entries = self.snapshot()?;
-        // A mapping is not a flow: those that use it are.
-        for (key, flow) in entries.iter().filter(|(key, flow)| is_forward(flow) && !key.is_of_no_packet()) {
+        for (key, flow) in entries.iter().filter(|(_, flow)| is_forward(flow)) {
             let protocol = key.protocol_number();
             let reply = entries.get(&flow.peer_key(key.protocol));
             let state = FlowState::from_number(flow.state);
@@ -172,22 +213,72 @@ where
                 .min()
                 .unwrap_or(0);
             let timeout = state.timeout(protocol, timeouts);
-            records.push(FlowRecord {
-                protocol,
-                counter: flow.counter,
-                client: (key.src.ip(), u16::from_be(key.src_port)),
-                listen: (key.dst.ip(), u16::from_be(key.dst_port)),
-                source: (flow.rewrite.src.ip(), u16::from_be(flow.rewrite.src_port)),
-                backend: (flow.rewrite.dst.ip(), u16::from_be(flow.rewrite.dst_port)),
-                state,
-                protected: self.protected,
-                idle: duration(idle),
-                expires_in: duration(timeout.saturating_sub(idle)),
-                forward: Traffic { packets: flow.packets, bytes: flow.bytes },
-                reply: reply.map(|reply| Traffic { packets: reply.packets, bytes: reply.bytes }).unwrap_or_default(),
-            });
+            let (expires_in, idle) = (duration(timeout.saturating_sub(idle)), duration(idle));
+            let end = |address: A, port| (address.ip(), u16::from_be(port));
+            match kind(key) {
+                Kind::Packets => records.flows.push(FlowRecord {
+                    protocol,
+                    counter: flow.counter,
+                    client: end(key.src, key.src_port),
+                    listen: end(key.dst, key.dst_port),
+                    source: end(flow.rewrite.src, flow.rewrite.src_port),
+                    backend: end(flow.rewrite.dst, flow.rewrite.dst_port),
+                    state,
+                    protected: self.protected,
+                    idle,
+                    expires_in,
+                    forward: Traffic { packets: flow.packets, bytes: flow.bytes },
+                    reply: reply
+                        .map(|reply| Traffic { packets: reply.packets, bytes: reply.bytes })
+                        .unwrap_or_default(),
+                }),
+                Kind::Mapping => records.mappings.push(MappingRecord {
+                    protocol,
+                    counter: flow.counter,
+                    host: end(key.src, key.src_port),
+                    outside: end(flow.rewrite.src, flow.rewrite.src_port),
+                    filtering: filtering(flow.flags),
+                    protected: self.protected,
+                    idle,
+                    expires_in,
+                }),
+                Kind::Passing | Kind::Permission => {}
+            }
         }
         Ok(())
+    }
+}
+
+/// What an entry is about, by its key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Packets that are forwarded.
+    Packets,
+    Mapping,
+    Permission,
+    /// What the kernel forwards.
+    Passing,
+}
+
+fn kind<A: Family>(key: &FlowKey<A>) -> Kind {
+    if key.protocol & FlowKey::<A>::MAPPING != 0 {
+        Kind::Mapping
+    } else if key.protocol & FlowKey::<A>::PERMISSION != 0 {
+        Kind::Permission
+    } else if key.protocol & FlowKey::<A>::PASSING != 0 {
+        Kind::Passing
+    } else {
+        Kind::Packets
+    }
+}
+
+const fn filtering(flags: u16) -> Filtering {
+    if flags & flow_flags::ENDPOINT_FILTERING != 0 {
+        Filtering::Endpoint
+    } else if flags & flow_flags::ADDRESS_FILTERING != 0 {
+        Filtering::Address
+    } else {
+        Filtering::AddressAndPort
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Instance, require_reading, table};
 use crate::{
     bpf::{
-        flows::{self, FlowRecord},
+        flows::{self, FlowRecord, MappingRecord},
         tables::Tables,
     },
     cli::{Format, Show},
@@ -36,6 +36,23 @@ struct ShownFlow {
     reply: ShownTraffic,
 }
 
+/// A mapping as it is shown.
+#[derive(Serialize)]
+struct ShownMapping {
+    protocol: String,
+    /// None when the rule is gone.
+    rule: Option<String>,
+    /// The host behind, with its port.
+    host: String,
+    /// What the world sees of it.
+    outside: String,
+    /// Who may send to it.
+    filtering: String,
+    protected: bool,
+    idle_seconds: u64,
+    expires_in_seconds: u64,
+}
+
 #[derive(Serialize)]
 struct ShownTraffic {
     packets: u64,
@@ -57,20 +74,46 @@ pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
         instance.state.counters.iter().map(|(name, counter)| (*counter, name.as_str())).collect();
     let mut records = flows::read(&instance.pins, &timeouts)?;
     // What has expired only waits for the sweeper: no packet would use it.
-    records.retain(|record| !record.expires_in.is_zero());
-    records.sort_by_key(|record| (record.protocol, record.listen, record.client, record.source));
-    let shown = records.iter().map(|record| show(record, &rules));
+    records.flows.retain(|record| !record.expires_in.is_zero());
+    records.mappings.retain(|record| !record.expires_in.is_zero());
+    records.flows.sort_by_key(|record| (record.protocol, record.listen, record.client, record.source));
+    records.mappings.sort_by_key(|record| (record.protocol, record.host, record.outside));
+    let shown = records.flows.iter().map(|record| show(record, &rules));
+    let mappings = records.mappings.iter().map(|record| show_mapping(record, &rules));
     match options.format {
         Format::Json => {
-            let flows: Vec<ShownFlow> = shown.collect();
-            writeln!(out, "{:#}", serde_json::json!({ "flows": flows }))?;
+            let (flows, mappings): (Vec<ShownFlow>, Vec<ShownMapping>) = (shown.collect(), mappings.collect());
+            writeln!(out, "{:#}", serde_json::json!({ "flows": flows, "mappings": mappings }))?;
         }
-        Format::Table if records.is_empty() => {
-            writeln!(out, "no flows (stateless rules keep none; forwarder list says which they are)")?;
+        Format::Table => {
+            if records.flows.is_empty() {
+                writeln!(out, "no flows (stateless rules keep none; forwarder list says which they are)")?;
+            } else {
+                write!(out, "{}", to_table(shown))?;
+            }
+            if !records.mappings.is_empty() {
+                write!(out, "\n{}", mapping_table(mappings))?;
+            }
         }
-        Format::Table => write!(out, "{}", to_table(shown))?,
     }
     Ok(())
+}
+
+fn mapping_table(mappings: impl Iterator<Item = ShownMapping>) -> String {
+    let mut table = table::table(["PROTOCOL", "HOST", "OUTSIDE", "FILTERING", "IDLE", "EXPIRES", "RULE"]);
+    for mapping in mappings {
+        let seconds = |seconds| table::duration(std::time::Duration::from_secs(seconds));
+        table.add_row([
+            mapping.protocol,
+            mapping.host,
+            mapping.outside,
+            mapping.filtering,
+            seconds(mapping.idle_seconds),
+            seconds(mapping.expires_in_seconds),
+            mapping.rule.unwrap_or_else(|| "(removed)".to_owned()),
+        ]);
+    }
+    table::text(&table)
 }
 
 fn to_table(flows: impl Iterator<Item = ShownFlow>) -> String {
@@ -121,6 +164,20 @@ fn show(record: &FlowRecord, rules: &BTreeMap<u32, &str>) -> ShownFlow {
         expires_in_seconds: record.expires_in.as_secs(),
         forward: record.forward.into(),
         reply: record.reply.into(),
+    }
+}
+
+fn show_mapping(record: &MappingRecord, rules: &BTreeMap<u32, &str>) -> ShownMapping {
+    let end = |end: (IpAddr, u16)| endpoint(record.protocol, end);
+    ShownMapping {
+        protocol: protocol_name(record.protocol),
+        rule: rules.get(&record.counter).map(|name| (*name).to_owned()),
+        host: end(record.host),
+        outside: end(record.outside),
+        filtering: record.filtering.to_string(),
+        protected: record.protected,
+        idle_seconds: record.idle.as_secs(),
+        expires_in_seconds: record.expires_in.as_secs(),
     }
 }
 

@@ -66,8 +66,23 @@ struct InterfaceStatus {
 #[derive(Serialize)]
 struct TableStatus {
     table: &'static str,
+    /// Of a table of flows: flows only.
     used: u64,
     limit: u64,
+    /// What else takes room in a table of flows; zero elsewhere.
+    #[serde(flatten)]
+    beside: Beside,
+}
+
+/// What takes room in a table of flows beside them, where hosts go out by `[[masquerade]]`.
+#[derive(Clone, Copy, Default, Serialize)]
+struct Beside {
+    /// Ports of hosts that are mapped; each takes as much room as a flow.
+    mappings: u64,
+    /// Connections to such hosts by their own addresses, which the kernel forwards; each takes as much.
+    passing: u64,
+    /// Remote ends that mappings let in; two take as much.
+    permissions: u64,
 }
 
 /// Runs the command.
@@ -187,7 +202,16 @@ fn fill(instance: &Instance, tables: &Tables) -> Result<Vec<TableStatus>> {
     let mut rows: Vec<TableStatus> = names
         .into_iter()
         .zip(flows)
-        .map(|(table, fill)| TableStatus { table, used: fill.flows.into(), limit: fill.limit.into() })
+        .map(|(table, fill)| TableStatus {
+            table,
+            used: fill.flows.into(),
+            limit: fill.limit.into(),
+            beside: Beside {
+                mappings: fill.mappings.into(),
+                passing: fill.passing.into(),
+                permissions: fill.permissions.into(),
+            },
+        })
         .collect();
     // Each family has a table of its own; the limit is that of each.
     let [v4, v6] = tables.count();
@@ -197,7 +221,7 @@ fn fill(instance: &Instance, tables: &Tables) -> Result<Vec<TableStatus>> {
         ("IPv6 exact endpoints", v6.endpoints, sizes.endpoints),
         ("IPv6 ranges and addresses", v6.ranges, sizes.ranges),
     ] {
-        rows.push(TableStatus { table, used, limit: limit.into() });
+        rows.push(TableStatus { table, used, limit: limit.into(), beside: Beside::default() });
     }
     Ok(rows)
 }
@@ -248,6 +272,16 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
     tables.add_row(["rules".to_owned(), status.rules.to_string(), String::new()]);
     for row in &status.tables {
         tables.add_row([row.table.to_owned(), row.used.to_string(), row.limit.to_string()]);
+        let Beside { mappings, passing, permissions } = row.beside;
+        for (what, used) in [
+            ("  beside them: mappings", mappings),
+            ("  beside them: what the kernel forwards inwards", passing),
+            ("  beside them: remote ends let in (half the room)", permissions),
+        ] {
+            if used > 0 {
+                tables.add_row([what.to_owned(), used.to_string(), String::new()]);
+            }
+        }
     }
     write!(out, "{}", table::text(&tables))?;
     Ok(())

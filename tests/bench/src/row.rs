@@ -61,8 +61,9 @@ const WAYS: [(Way, u32); 11] = [
 
 /// The rows whose name contains one of `words`, or all; without the limits.
 pub(crate) fn matching(words: &[String]) -> Vec<Row> {
-    let rows =
-        Family::ALL.into_iter().flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows, binary: 0 }));
+    let rows = Family::ALL
+        .into_iter()
+        .flat_map(|family| WAYS.into_iter().map(move |(way, flows)| Row { family, way, flows, binary: 0 }));
     rows.filter(|row| {
         let name = row.to_string();
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))

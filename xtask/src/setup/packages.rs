@@ -1,6 +1,6 @@
 //! Programs of the machine and the Debian packages they come in.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
@@ -41,6 +41,9 @@ pub(crate) const RUN_TOOLS: &[Tool] = &[
     tool("socat", "socat"),
     tool("iperf3", "iperf3"),
     tool("python3", "python3-minimal"),
+    // Who tells a program what the NAT that it is behind is like.
+    tool("turnserver", "coturn"),
+    tool("turnutils_natdiscovery", "coturn"),
     // To look at packets, programs and maps.
     tool("tcpdump", "tcpdump"),
     tool("bpftool", "bpftool"),
@@ -82,6 +85,9 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         bail!("Debian packages are missing ({list}) and installing them needs root; run as root: cargo xtask setup");
     }
     let step = Step::begin(format!("Installing Debian packages: {list}"));
+    let services: Vec<&str> =
+        SERVICES.iter().filter(|(package, _)| packages.contains(package)).map(|(_, service)| *service).collect();
+    let kept_from_starting = keep_from_starting(&services);
     // The package lists of a fresh machine are empty or old, those of most others are good: refresh them only if needed.
     if step.run(apt_get("install").args(&packages)).is_err() {
         step.run(&mut apt_get("update"))?;
@@ -92,8 +98,35 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
             )
         })?;
     }
+    drop(kept_from_starting);
     step.done();
     Ok(())
+}
+
+/// Packages that bring a service which would start at once and at every boot: only their programs are wanted.
+const SERVICES: [(&str, &str); 1] = [("coturn", "coturn.service")];
+
+/// Keeps services from starting while their packages are installed; where that is over, they do not start by
+/// themselves, but can be started.
+struct KeptFromStarting<'a>(&'a [&'a str]);
+
+fn keep_from_starting<'a>(services: &'a [&'a str]) -> KeptFromStarting<'a> {
+    systemctl("mask", services);
+    KeptFromStarting(services)
+}
+
+impl Drop for KeptFromStarting<'_> {
+    fn drop(&mut self) {
+        systemctl("unmask", self.0);
+        systemctl("disable", self.0);
+    }
+}
+
+/// Where there is no systemd, no service starts by it.
+fn systemctl(verb: &str, services: &[&str]) {
+    if !services.is_empty() && Path::new("/run/systemd/system").exists() {
+        let _ = Command::new("systemctl").args(["--quiet", verb]).args(services).status();
+    }
 }
 
 fn is_installed(package: &str) -> bool {
