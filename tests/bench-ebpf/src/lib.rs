@@ -6,13 +6,12 @@ pub const FRAME_WORDS: usize = 9;
 /// A frame with room for the longest.
 pub type Frame = [u64; FRAME_WORDS];
 
-/// Length of an IPv4 frame in bytes: the shortest Ethernet has (64 with the check sequence that no program sees).
+/// What is written and compared of an IPv4 frame, in bytes, and how long the shortest is: what Ethernet asks for (64 with
+/// the check sequence that no program sees).
 pub const LENGTH_V4: usize = 60;
-/// Length of an IPv6 frame in bytes: headers and a flow number.
+/// The same for IPv6: headers and a flow number.
 pub const LENGTH_V6: usize = 66;
 
-/// Flows go to this many ports of the forwarder, a rule for each.
-pub const LISTENS: u32 = 16;
 /// Flows come from this many addresses.
 pub const CLIENTS: u32 = 16;
 
@@ -24,7 +23,7 @@ pub const SAMPLE_EVERY: u64 = 1024;
 /// A flow, by its number: which listen, client and client port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowEnds {
-    /// Below [`LISTENS`].
+    /// Which port of the forwarder.
     pub listen: u32,
     /// Below [`CLIENTS`].
     pub client: u32,
@@ -33,10 +32,12 @@ pub struct FlowEnds {
 }
 
 impl FlowEnds {
-    /// The ends of flow number `flow`.
+    /// The ends of flow number `flow`, where flows go to 2 to the power of `listen_bits` (below 16) ports.
     #[inline(always)]
-    pub const fn of(flow: u32) -> Self {
-        Self { listen: flow % LISTENS, client: flow / LISTENS % CLIENTS, port: flow / (LISTENS * CLIENTS) }
+    pub const fn of(flow: u32, listen_bits: u32) -> Self {
+        let others = flow >> (listen_bits & 15);
+        let listen = flow - (others << (listen_bits & 15));
+        Self { listen, client: others % CLIENTS, port: others / CLIENTS }
     }
 }
 
@@ -68,8 +69,8 @@ pub struct Generator {
     pub zero: u16,
     /// The interface that redirecting by number sends out of.
     pub out: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// How many ports flows go to: 2 to the power of this.
+    pub listen_bits: u32,
 }
 
 /// What a sink waits for and what came; `SINKS` has one for the backend and one for the client.
@@ -86,8 +87,8 @@ pub struct Sink {
     pub is_v6: u32,
     /// 1 to send each frame back to where it came from.
     pub reflect: u32,
-    /// Always 0.
-    pub zero: u32,
+    /// Length of the frames that are waited for, in bytes.
+    pub length: u32,
 }
 
 /// The sink on the backend's side: waits for a destination.

@@ -3,9 +3,13 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_ABORTED, XDP_DROP},
+    EbpfContext as _,
+    bindings::{
+        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+    },
     btf_maps::{Array, DevMap},
-    helpers::bpf_redirect,
+    helpers::{bpf_fib_lookup, bpf_redirect},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -32,6 +36,10 @@ trait Layout {
     const SOURCE: usize;
     /// Bytes of an address.
     const ADDRESS: usize;
+    /// Of the TTL or hop limit.
+    const TTL: usize;
+    /// `AF_INET` or `AF_INET6`.
+    const ADDRESS_FAMILY: u8;
     /// Of the header checksum, if there is one.
     const HEADER_CHECKSUM: Option<usize>;
 
@@ -48,6 +56,8 @@ impl Layout for V4 {
     const TRANSPORT: usize = ETHERNET + 20;
     const SOURCE: usize = ETHERNET + 12;
     const ADDRESS: usize = 4;
+    const TTL: usize = ETHERNET + 8;
+    const ADDRESS_FAMILY: u8 = 2;
     const HEADER_CHECKSUM: Option<usize> = Some(ETHERNET + 10);
 }
 
@@ -57,6 +67,8 @@ impl Layout for V6 {
     const TRANSPORT: usize = ETHERNET + 40;
     const SOURCE: usize = ETHERNET + 8;
     const ADDRESS: usize = 16;
+    const TTL: usize = ETHERNET + 7;
+    const ADDRESS_FAMILY: u8 = 10;
     const HEADER_CHECKSUM: Option<usize> = None;
 }
 
@@ -126,7 +138,7 @@ fn generate<L: Layout>(context: &XdpContext) -> Option<u32> {
         }
     }
 
-    let ends = FlowEnds::of(flow);
+    let ends = FlowEnds::of(flow, generator.listen_bits);
     let address = generator.client.wrapping_add(ends.client as u16).to_be();
     let source = generator.client_port.wrapping_add(ends.port as u16).to_be();
     let destination = generator.listen_port.wrapping_add(ends.listen as u16).to_be();
@@ -182,6 +194,61 @@ fn limit_by_index(_: XdpContext) -> u32 {
     unsafe { bpf_redirect(generator.out, 0) as u32 }
 }
 
+/// Routes IPv4 as the kernel would, asking it for each packet, and translates nothing: what XDP routers do.
+#[xdp]
+fn route_v4(context: XdpContext) -> u32 {
+    route::<V4>(&context).unwrap_or(XDP_PASS)
+}
+
+/// The same for IPv6.
+#[xdp]
+fn route_v6(context: XdpContext) -> u32 {
+    route::<V6>(&context).unwrap_or(XDP_PASS)
+}
+
+#[inline(always)]
+fn route<L: Layout>(context: &XdpContext) -> Option<u32> {
+    let frame = frame::<L>(context)?;
+    // SAFETY: integers, and unions of integers, for which zero is a value.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    lookup.family = L::ADDRESS_FAMILY;
+    lookup.l4_protocol = 17;
+    // SAFETY: `frame` found `L::LENGTH` bytes. Of the addresses' unions those members are used that the family names; for
+    // both, source and destination are as long as in the packet.
+    unsafe {
+        lookup.ifindex = (*context.ctx).ingress_ifindex;
+        lookup.__bindgen_anon_1.tot_len = (context.data_end() - context.data() - ETHERNET) as u16;
+        let (source, destination) =
+            ((&raw mut lookup.__bindgen_anon_3).cast::<u16>(), (&raw mut lookup.__bindgen_anon_4).cast::<u16>());
+        let mut word = 0;
+        while word < L::ADDRESS / 2 {
+            source.add(word).write(load(frame, L::SOURCE + 2 * word));
+            destination.add(word).write(load(frame, L::DESTINATION + 2 * word));
+            word += 1;
+        }
+    }
+    // SAFETY: the record is alive and of the size given.
+    let answer = unsafe { bpf_fib_lookup(context.as_ptr(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+    if answer != i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        return None;
+    }
+    // SAFETY: all within `L::LENGTH`, and but for the TTL's single byte at even offsets; the look-up, which succeeded, has
+    // set both link addresses, which are 12 bytes in a row, destination last.
+    unsafe {
+        let ttl = frame.add(L::TTL);
+        ttl.write(ttl.read().wrapping_sub(1));
+        if let Some(offset) = L::HEADER_CHECKSUM {
+            // One less in the high byte of a word is 0x0100 more in the checksum (RFC 1624).
+            let sum = u32::from(u16::from_be(load(frame, offset))) + 0x0100;
+            store(frame, offset, ((sum + (sum >> 16)) as u16).to_be());
+        }
+        for (at, byte) in lookup.dmac.into_iter().chain(lookup.smac).enumerate() {
+            frame.add(at).write(byte);
+        }
+        Some(bpf_redirect(lookup.ifindex, 0) as u32)
+    }
+}
+
 /// Counts what reaches the backend.
 #[xdp]
 fn backend_sink(context: XdpContext) -> u32 {
@@ -213,7 +280,8 @@ fn take<L: Layout, const WHICH: u32>(context: &XdpContext, sink: &mut Sink) -> O
     let end = if WHICH == BACKEND_SINK { L::DESTINATION } else { L::SOURCE } + L::ADDRESS;
     // SAFETY: `frame` found `L::LENGTH` bytes, and addresses start at even offsets.
     let address = unsafe { u32::from(load(frame, end - 4)) | u32::from(load(frame, end - 2)) << 16 };
-    if address != sink.address {
+    let length = (context.data_end() - context.data()) as u32;
+    if address != sink.address || length != sink.length {
         return None;
     }
     if WHICH == BACKEND_SINK && sink.received & (SAMPLE_EVERY - 1) == 0 {

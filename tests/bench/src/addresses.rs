@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use forwarder_bench_ebpf::{CLIENTS, FlowEnds};
 use forwarder_lab::{Host, Topology};
 
-use crate::row::Row;
+use crate::row::{Mode, Row, Way};
 
 /// Port of the first listen; the others follow.
 pub(crate) const LISTEN_PORT: u16 = 8000;
@@ -59,7 +59,11 @@ impl Addresses {
             inner: mac(&net.forwarder, "eth1")?,
             backend: mac(&net.home, "eth0")?,
             clients: client_address(net.client_address(row.family), 0),
-            listen: if row.translates() { net.public_address(row.family) } else { destination },
+            listen: match row.way {
+                Way::Forwarder { mode: Mode::Prefix, .. } => outer_counterpart(destination),
+                _ if row.translates() => net.public_address(row.family),
+                _ => destination,
+            },
             masquerade: net.inner_address(row.family),
             destination,
         })
@@ -78,12 +82,12 @@ impl Addresses {
 
     /// Port of the first listen as clients send to it.
     pub(crate) const fn listen_port(&self) -> u16 {
-        if self.row.translates() { LISTEN_PORT } else { BACKEND_PORT }
+        if self.row.translates_ports() { LISTEN_PORT } else { BACKEND_PORT }
     }
 
     /// The frame of a flow as the client sends it.
     pub(crate) fn sent(&self, flow: u32) -> Ends {
-        let ends = FlowEnds::of(flow);
+        let ends = FlowEnds::of(flow, self.row.listen_bits());
         Ends {
             source_mac: self.client,
             destination_mac: self.outer,
@@ -109,8 +113,36 @@ impl Addresses {
             source,
             destination: self.destination,
             source_port,
-            destination_port: BACKEND_PORT + FlowEnds::of(flow).listen as u16,
+            destination_port: BACKEND_PORT + FlowEnds::of(flow, self.row.listen_bits()).listen as u16,
             ttl: sent.ttl - 1,
+        }
+    }
+}
+
+/// Outer prefixes of one to one rules. Inside, they are the network of [`OUTER_BITS`] around the backend.
+pub(crate) const OUTER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
+pub(crate) const OUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0);
+
+/// Lengths of those prefixes, for IPv4 and IPv6.
+pub(crate) const OUTER_BITS: (u8, u8) = (24, 48);
+
+/// The outer address of a backend under a one to one rule: IPv4 keeps the host's bits (netfilter's NETMAP); of IPv6 the
+/// fourth word changes as well, so that the sum of all words stays (RFC 6296 section 3.4).
+fn outer_counterpart(inner: IpAddr) -> IpAddr {
+    match inner {
+        IpAddr::V4(address) => {
+            let [.., host] = address.octets();
+            let [a, b, c, _] = OUTER_V4.octets();
+            Ipv4Addr::new(a, b, c, host).into()
+        }
+        IpAddr::V6(address) => {
+            let [i0, i1, i2, i3, e, f, g, h] = address.segments();
+            let [a, b, c, ..] = OUTER_V6.segments();
+            let inner: u32 = [i0, i1, i2, i3].into_iter().map(u32::from).sum();
+            let outer: u32 = [a, b, c].into_iter().map(u32::from).sum();
+            // Ones' complement: everything modulo 0xffff.
+            let word = (inner % 0xffff + 0xffff - outer % 0xffff) % 0xffff;
+            Ipv6Addr::new(a, b, c, word as u16, e, f, g, h).into()
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The one CPU, and the time it spends on packets.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -43,12 +44,22 @@ impl Cpu {
     /// kernel's thread. Together they are what packets cost, whoever else wanted the CPU meanwhile.
     pub(crate) fn time(&self) -> Result<Duration> {
         let own = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("cannot read the thread's clock")?;
-        let kernel = self.ksoftirqd.as_ref().and_then(|path| {
-            let text = fs::read_to_string(path).ok()?;
-            text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-        });
+        let kernel = self.ksoftirqd.as_deref().and_then(scheduled);
         Ok(Duration::from(own) + kernel.unwrap_or_default())
     }
+}
+
+/// CPU time that the kernel's packet threads of all CPUs have had so far.
+pub(crate) fn packet_threads_time() -> Duration {
+    static PATHS: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    let paths = PATHS.get_or_init(|| (0..CpuSet::count()).map_while(ksoftirqd).collect());
+    paths.iter().filter_map(|path| scheduled(path)).sum()
+}
+
+/// What `schedstat` says first: nanoseconds on a CPU.
+fn scheduled(path: &Path) -> Option<Duration> {
+    let text = fs::read_to_string(path).ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 fn ksoftirqd(number: usize) -> Option<PathBuf> {

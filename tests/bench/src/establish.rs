@@ -18,7 +18,7 @@ pub(crate) fn run(network: &mut Network, cpu: &Cpu) -> Result<()> {
     for _ in 0..ATTEMPTS {
         let mut missing = 0;
         for first in (0..row.flows).step_by(CHUNK as usize) {
-            let flows = Flows { first, count: CHUNK.min(row.flows), stride: 1 };
+            let flows = Flows::in_order(first, CHUNK.min(row.flows));
             let frames = PACKETS * flows.count;
             let run = network.run(cpu, flows, frames, true)?;
             missing += u64::from(frames).saturating_sub(run.arrived.min(run.returned));

@@ -9,18 +9,29 @@ use forwarder_lab::Family;
 use forwarder_lab::etherparse::PacketBuilder;
 
 use crate::addresses::{Addresses, CLIENT_PORT, Ends};
+use crate::row::{Row, Size};
 
 const ETHERNET: usize = 14;
+const CHECK_SEQUENCE: usize = 4;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP: usize = 8;
 const UDP_PROTOCOL: u16 = 17;
 
-/// Length of the frames of an address family, in bytes.
-pub(crate) const fn length(family: Family) -> usize {
+/// What is written and compared of each frame of an address family, in bytes; what follows is zero.
+pub(crate) const fn head(family: Family) -> usize {
     match family {
         Family::V4 => LENGTH_V4,
         Family::V6 => LENGTH_V6,
+    }
+}
+
+/// Length of a row's frames, in bytes, without the check sequence.
+pub(crate) const fn length(row: Row) -> usize {
+    match row.size {
+        Size::Least => head(row.family),
+        Size::Middle => 512 - CHECK_SEQUENCE,
+        Size::Full => ETHERNET + 1500,
     }
 }
 
@@ -37,15 +48,15 @@ pub(crate) const fn number(family: Family) -> usize {
     transport(family) + UDP
 }
 
-/// The frame of a flow between these ends.
-pub(crate) fn build(ends: &Ends, flow: u32) -> Result<Vec<u8>> {
+/// The frame of a flow between these ends, of so many bytes.
+pub(crate) fn build(ends: &Ends, flow: u32, length: usize) -> Result<Vec<u8>> {
     let ethernet = PacketBuilder::ethernet2(ends.source_mac, ends.destination_mac);
-    let (ip, headers, length) = match (ends.source, ends.destination) {
+    let (ip, headers) = match (ends.source, ends.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            (ethernet.ipv4(source.octets(), destination.octets(), ends.ttl), number(Family::V4), LENGTH_V4)
+            (ethernet.ipv4(source.octets(), destination.octets(), ends.ttl), number(Family::V4))
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            (ethernet.ipv6(source.octets(), destination.octets(), ends.ttl), number(Family::V6), LENGTH_V6)
+            (ethernet.ipv6(source.octets(), destination.octets(), ends.ttl), number(Family::V6))
         }
         _ => bail!("{} and {} are of two address families", ends.source, ends.destination),
     };
@@ -57,9 +68,9 @@ pub(crate) fn build(ends: &Ends, flow: u32) -> Result<Vec<u8>> {
 }
 
 /// What the generator needs to make all of a row's frames.
-pub(crate) fn generator(addresses: &Addresses, family: Family) -> Result<Generator> {
-    let ends = addresses.sent(0);
-    let mut frame = build(&ends, 0)?;
+pub(crate) fn generator(addresses: &Addresses, row: Row) -> Result<Generator> {
+    let (ends, family) = (addresses.sent(0), row.family);
+    let mut frame = build(&ends, 0, length(row))?;
     let at = transport(family);
     let client_address = match family {
         Family::V4 => ETHERNET + 12 + 4 - 2,
@@ -84,7 +95,7 @@ pub(crate) fn generator(addresses: &Addresses, family: Family) -> Result<Generat
         + u32::from(((frame.len() - at) as u16).to_be());
     let header_sum = sum(frame.get(ETHERNET..at).unwrap_or_default());
     Ok(Generator {
-        frame: words(&frame),
+        frame: words(frame.get(..head(family)).unwrap_or_default()),
         next: 0,
         stride: 1,
         mask: 0,
@@ -94,6 +105,7 @@ pub(crate) fn generator(addresses: &Addresses, family: Family) -> Result<Generat
         client,
         client_port: CLIENT_PORT,
         listen_port: addresses.listen_port(),
+        listen_bits: row.listen_bits(),
         ..Generator::default()
     })
 }

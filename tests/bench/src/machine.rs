@@ -5,28 +5,25 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
-    /// The one that was used.
-    pub(crate) cpu_used: usize,
     pub(crate) kernel: String,
     pub(crate) forwarder: String,
     pub(crate) nftables: String,
 }
 
 impl Machine {
-    pub(crate) fn read(forwarder: &Path, cpu_used: usize) -> Self {
+    pub(crate) fn read(forwarder: &Path) -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let models = || info.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let unknown = || "unknown".to_owned();
         Self {
             cpu: models().next().map_or_else(unknown, |(_, model)| model.to_owned()),
             cpus: models().count(),
-            cpu_used,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .map_or_else(|_| unknown(), |text| text.trim().into()),
             forwarder: says(forwarder.as_os_str()).unwrap_or_else(unknown),
@@ -37,8 +34,8 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cpu, cpus, cpu_used, kernel, forwarder, nftables } = self;
-        write!(f, "{cpu}, CPU {cpu_used} of {cpus} · Linux {kernel} · {forwarder} · {nftables}")
+        let Self { cpu, cpus, kernel, forwarder, nftables } = self;
+        write!(f, "{cpu}, {cpus} CPUs · Linux {kernel} · {forwarder} · {nftables}")
     }
 }
 

@@ -16,17 +16,25 @@
 )]
 
 mod addresses;
+mod apps;
+mod check;
 mod cpu;
 mod establish;
 mod forwarding;
 mod frame;
+mod groups;
 mod machine;
 mod measure;
 mod network;
+mod options;
 mod programs;
+mod progress;
+mod rates;
 mod report;
 mod row;
+mod rules;
 mod samples;
+mod selection;
 mod statistics;
 
 use std::fs::File;
@@ -35,47 +43,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Parser as _;
 
+use crate::groups::Group;
+use crate::machine::Machine;
 use crate::measure::Plan;
+use crate::options::Options;
+use crate::progress::Progress;
 use crate::report::Report;
-use crate::row::Row;
-
-/// Measure packet rates: the machine's limit, kernel forwarding, nftables, and forwarder
-///
-/// Everything runs on one CPU between network namespaces: compare ratios of one run, not numbers of two machines.
-#[derive(Debug, Parser)]
-#[command(name = "forwarder-bench", version)]
-struct Options {
-    /// The forwarder binary to measure, built with --release
-    #[arg(long, value_name = "FILE")]
-    forwarder: PathBuf,
-    /// Another forwarder binary, measured in turn with the first: how much a change of the programs gains
-    #[arg(long, value_name = "FILE")]
-    beside: Vec<PathBuf>,
-    /// Only rows whose name contains one of these words, e.g. v4, xdp, masquerade/64k, nftables
-    #[arg(long, value_name = "WORD", value_delimiter = ',')]
-    filter: Vec<String>,
-    /// Fewer and shorter repetitions: a rough answer in less than a minute
-    #[arg(long)]
-    quick: bool,
-    /// How often each row is measured
-    #[arg(long, value_name = "N")]
-    rounds: Option<usize>,
-    /// Visit flows in the order they were made; by default the order is scattered, as between unrelated clients
-    #[arg(long)]
-    in_order: bool,
-    /// Also write everything that was measured to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// The CPU everything runs on; by default the last one
-    #[arg(long, value_name = "N")]
-    cpu: Option<usize>,
-    /// Print the names of the rows and end
-    #[arg(long)]
-    list: bool,
-}
+use crate::selection::Selection;
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -88,38 +65,91 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let rows = row::matching(&options.filter);
-    if rows.is_empty() {
+    let work = Work::new(&Selection::new(&options.filter, options.quick), options);
+    if work.names().next().is_none() {
         bail!("no row's name contains {}; --list shows them", options.filter.join(" or "));
     }
     if options.list {
-        for row in &rows {
-            println!("{row}");
-        }
+        work.names().for_each(|name| println!("{name}"));
         return Ok(());
     }
     let binaries: Vec<&Path> = iter::once(&options.forwarder).chain(&options.beside).map(PathBuf::as_path).collect();
     if let Some(missing) = binaries.iter().find(|binary| !binary.is_file()) {
         bail!("{} is no file; cargo xtask bench builds the first and passes it", missing.display());
     }
-    let rows: Vec<Row> = rows.into_iter().flat_map(|row| row.with_binaries(binaries.len())).collect();
-    let cpu = cpu::pin(options.cpu)?;
-    let machine = machine::Machine::read(&options.forwarder, cpu.number());
-    let plan = Plan {
-        rounds: options.rounds.unwrap_or(if options.quick { 4 } else { 21 }).max(1),
-        length: Duration::from_millis(if options.quick { 30 } else { 100 }),
-        in_order: options.in_order,
-    };
     let json = options.json.as_ref().map(|path| {
         File::create(path).with_context(|| format!("cannot write {}", path.display())).map(|file| (path, file))
     });
     // Said before the measuring, not after it.
     let json = json.transpose()?;
-    let results = measure::run(&rows, &plan, &binaries, &cpu)?;
-    let report = Report::new(machine, &plan, &results);
+    let report = work.measure(options, &binaries)?;
     println!("{report}");
     if let Some((path, file)) = json {
         serde_json::to_writer_pretty(file, &report).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if options.check { check_ratios(&report, options, &binaries) } else { Ok(()) }
+}
+
+/// Compares with the thresholds. What does not hold is measured again, so that only what is twice too bad is a regression.
+fn check_ratios(report: &Report, options: &Options, binaries: &[&Path]) -> Result<()> {
+    let thresholds = check::thresholds()?;
+    let mut checked = check::check(report, &thresholds);
+    if checked.is_empty() {
+        bail!("nothing to check: thresholds.toml is about other rows than were measured");
+    }
+    let doubtful = check::doubtful(&checked);
+    if !doubtful.is_empty() {
+        println!("{}\nOnce more, since not all of them hold:", check::list(&checked));
+        let again = Work::new(&Selection::Names(doubtful), options).measure(options, binaries)?;
+        println!("{again}");
+        checked = checked.into_iter().map(|one| if one.holds() { one } else { one.again(&again) }).collect();
+    }
+    println!("{}", check::list(&checked));
+    let failed = checked.iter().filter(|one| !one.holds()).count();
+    if failed > 0 {
+        bail!("{failed} of {} ratios do not hold", checked.len());
+    }
     Ok(())
+}
+
+/// Everything that is to be measured.
+struct Work {
+    groups: Vec<Group>,
+    rates: Plan,
+    apps: apps::Plan,
+}
+
+impl Work {
+    fn new(selection: &Selection, options: &Options) -> Self {
+        let quick = options.quick;
+        let rounds = |usual: usize, few: usize| options.rounds.unwrap_or(if quick { few } else { usual }).max(1);
+        let length = |usual, short| Duration::from_millis(if quick { short } else { usual });
+        Self {
+            groups: groups::matching(selection),
+            rates: Plan { rounds: rounds(9, 4), length: length(100, 30), in_order: options.in_order },
+            apps: apps::Plan::new(selection, rounds(5, 3), length(1000, 400)),
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        let rates = self.groups.iter().flat_map(|group| group.rows.iter().map(ToString::to_string));
+        rates.chain(self.apps.names())
+    }
+
+    fn measure(self, options: &Options, binaries: &[&Path]) -> Result<Report> {
+        let groups: Vec<Group> = self.groups.into_iter().map(|group| group.with_binaries(binaries.len())).collect();
+        let steps: usize = groups.iter().map(|group| measure::steps(group, &self.rates)).sum();
+        let progress = Progress::new(steps + self.apps.steps())?;
+        let rates = if groups.is_empty() {
+            None
+        } else {
+            // In a thread of its own, which is bound to one CPU with all that it starts.
+            let rates = || rates::run(&groups, &self.rates, binaries, options.cpu, &progress);
+            let rates = std::thread::scope(|scope| scope.spawn(rates).join());
+            Some(rates.map_err(|_| anyhow!("the measuring thread died"))??)
+        };
+        let apps = (self.apps.names().next().is_some())
+            .then(|| apps::run(&self.apps, &options.forwarder, &options.peers, &progress));
+        Ok(Report { machine: Machine::read(&options.forwarder), rates, apps: apps.transpose()? })
+    }
 }

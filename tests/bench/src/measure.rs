@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use forwarder_lab::Family;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cpu::Cpu;
 use crate::forwarding::{Forwarded, Forwarder};
+use crate::groups::Group;
 use crate::network::Network;
 use crate::programs::{Flows, Run};
-use crate::row::{Hook, Row, Way, family_name};
+use crate::progress::Progress;
+use crate::row::{Hook, Row, Way};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -45,35 +45,51 @@ const LEAST_SHARE_OF_XDP: f64 = 0.99;
 /// Other frames that may reach the backend's interface during a run: the kernel's own, of IPv6.
 const TOLERATED_STRAYS: u64 = 8;
 
-pub(crate) fn run(rows: &[Row], plan: &Plan, binaries: &[&Path], cpu: &Cpu) -> Result<Vec<Measured>> {
-    let families: Vec<Family> =
-        Family::ALL.into_iter().filter(|family| rows.iter().any(|row| row.family == *family)).collect();
-    let progress = ProgressBar::new((families.len() + rows.len() + plan.rounds * rows.len()) as u64);
-    progress.set_style(ProgressStyle::with_template("{spinner} {elapsed} {bar:30} {percent:>3}% {wide_msg}")?);
-    progress.enable_steady_tick(Duration::from_millis(100));
+/// How many steps of progress [`run`] makes.
+pub(crate) fn steps(group: &Group, plan: &Plan) -> usize {
+    limits(group).len() + group.rows.len() * (1 + plan.rounds)
+}
 
-    let build = |row: Row| {
-        progress.set_message(format!("setting up {row}"));
-        let binary = binaries.get(row.binary).with_context(|| format!("no forwarder for {row}"))?;
-        let bench = Bench::build(row, plan, binary, cpu);
-        progress.inc(1);
-        bench
-    };
-    let mut limits = BTreeMap::new();
-    for family in families {
-        limits.insert(family_name(family), build(Row::limit(family))?);
-    }
-    let mut benches = rows.iter().map(|row| build(*row)).collect::<Result<Vec<Bench>>>()?;
-    let mut measured: Vec<Measured> = rows.iter().map(|row| Measured { row: *row, samples: Vec::new() }).collect();
-    for round in 1..=plan.rounds {
-        for (bench, measured) in benches.iter_mut().zip(&mut measured) {
-            progress.set_message(format!("round {round} of {}: {}", plan.rounds, measured.row));
-            let limit = limits.get_mut(family_name(measured.row.family)).context("a family without limit")?;
-            measured.samples.push(Sample { limit: limit.measure(cpu)?, row: bench.measure(cpu)? });
-            progress.inc(1);
+/// The limits that the rows of a group are measured against.
+fn limits(group: &Group) -> Vec<Row> {
+    let mut limits: Vec<Row> = Vec::new();
+    for limit in group.rows.iter().map(|row| row.limit()) {
+        if !limits.contains(&limit) {
+            limits.push(limit);
         }
     }
-    progress.finish_and_clear();
+    limits
+}
+
+pub(crate) fn run(
+    group: &Group,
+    plan: &Plan,
+    binaries: &[&Path],
+    cpu: &Cpu,
+    progress: &Progress,
+) -> Result<Vec<Measured>> {
+    let build = |row: Row| {
+        progress.show(format!("{}: setting up {row}", group.title));
+        let binary = binaries.get(row.binary).with_context(|| format!("no forwarder for {row}"))?;
+        let bench = Bench::build(row, plan, binary, cpu);
+        progress.step();
+        bench
+    };
+    let mut limits = limits(group)
+        .into_iter()
+        .map(|limit| Ok((limit.to_string(), build(limit)?)))
+        .collect::<Result<BTreeMap<String, Bench>>>()?;
+    let mut benches = group.rows.iter().map(|row| build(*row)).collect::<Result<Vec<Bench>>>()?;
+    let mut measured: Vec<Measured> =
+        group.rows.iter().map(|row| Measured { row: *row, samples: Vec::new() }).collect();
+    for round in 1..=plan.rounds {
+        for (bench, measured) in benches.iter_mut().zip(&mut measured) {
+            progress.show(format!("{}: round {round} of {}: {}", group.title, plan.rounds, measured.row));
+            let limit = limits.get_mut(&measured.row.limit().to_string()).context("a row without limit")?;
+            measured.samples.push(Sample { limit: limit.measure(cpu)?, row: bench.measure(cpu)? });
+            progress.step();
+        }
+    }
     benches.iter().try_for_each(Bench::check_hook)?;
     Ok(measured)
 }
@@ -92,7 +108,8 @@ impl Bench {
         let network = Network::build(row, binary, cpu)?;
         // Each step about 0.618 of the way around: neighbours in time are no neighbours in memory.
         let scattered = ((u64::from(row.flows) * 0x9e37_79b9) >> 32) as u32 | 1;
-        let flows = Flows { first: 0, count: row.flows, stride: if plan.in_order { 1 } else { scattered } };
+        let stride = if plan.in_order || row.fresh { 1 } else { scattered };
+        let flows = Flows { stride, ..Flows::in_order(0, row.flows) };
         let before = network.forwarder.as_ref().map(Forwarder::forwarded).transpose()?.unwrap_or_default();
         let mut bench = Self { network, flows, frames: FIRST_FRAMES, before };
         // Caches, page pools, next hops.
@@ -103,7 +120,10 @@ impl Bench {
 
     fn measure(&mut self, cpu: &Cpu) -> Result<Run> {
         let row = self.network.row;
+        self.network.forget()?;
         let run = self.network.run(cpu, self.flows, self.frames, false)?;
+        // Where the last repetition stopped: none begins with flows that are still in the caches.
+        self.flows = self.flows.after(self.frames);
         if run.stray > TOLERATED_STRAYS || run.arrived < u64::from(self.frames) / 2 {
             bail!(
                 "{row}: of {} packets {} arrived and {} others{}",
@@ -127,6 +147,8 @@ impl Bench {
         let row = self.network.row;
         let by_xdp = forwarded.xdp as f64 / (forwarded.xdp + forwarded.tc).max(1) as f64;
         match row.way {
+            // The first packet of a flow is always TC's.
+            _ if row.fresh => Ok(()),
             Way::Forwarder { hook: Hook::Xdp, .. } if by_xdp < LEAST_SHARE_OF_XDP => {
                 bail!("{row}: XDP forwarded only {} packets and left {} to TC", forwarded.xdp, forwarded.tc)
             }

@@ -35,6 +35,20 @@ pub(crate) struct Flows {
     pub(crate) count: u32,
     /// From one to the next, modulo `count`; odd.
     pub(crate) stride: u32,
+    /// The first one's distance from the lowest; below `count`.
+    pub(crate) next: u32,
+}
+
+impl Flows {
+    /// So many from `first` on, in the order of their numbers.
+    pub(crate) const fn in_order(first: u32, count: u32) -> Self {
+        Self { first, count, stride: 1, next: 0 }
+    }
+
+    /// Where to go on after so many frames.
+    pub(crate) const fn after(self, frames: u32) -> Self {
+        Self { next: self.next.wrapping_add(self.stride.wrapping_mul(frames)) & (self.count - 1), ..self }
+    }
 }
 
 /// What a run did.
@@ -81,6 +95,8 @@ unsafe impl Pod for Record<Sink> {}
 pub(crate) struct Programs {
     bpf: Ebpf,
     family: Family,
+    /// Of each frame, in bytes.
+    length: usize,
     generator: Generator,
     sinks: [Sink; 2],
     client_interface: u32,
@@ -97,24 +113,32 @@ impl Programs {
         net.home.enter(|| set_device(&mut bpf, DEVICE_REFLECT, backend_interface))??;
         net.client.enter(|| set_device(&mut bpf, DEVICE_GENERATOR, client_interface))??;
         let out = net.forwarder.ifindex("eth1")?;
-        if row.is_bare() {
-            let program = if row.way == Way::Limit { "limit" } else { "limit_by_index" };
+        let middle = match (row.way, row.family) {
+            (Way::Limit, _) => Some("limit"),
+            (Way::RedirectByIndex, _) => Some("limit_by_index"),
+            (Way::FibLookup, Family::V4) => Some("route_v4"),
+            (Way::FibLookup, Family::V6) => Some("route_v6"),
+            _ => None,
+        };
+        if let Some(program) = middle {
             net.forwarder.enter(|| set_device(&mut bpf, DEVICE_LIMIT, out))??;
             net.forwarder.enter(|| attach(&mut bpf, program, "eth0"))??;
         }
         let program = xdp(&mut bpf, generator_name(row.family))?;
         program.load().context("the kernel refuses the generator")?;
+        let length = frame::length(row);
         let sink = |address: IpAddr| {
             let [.., a, b, c, d] = match address {
                 IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
                 IpAddr::V6(address) => address.octets(),
             };
             let address = u32::from_ne_bytes([a, b, c, d]);
-            Sink { address, is_v6: u32::from(row.family == Family::V6), ..Sink::default() }
+            Sink { address, is_v6: u32::from(row.family == Family::V6), length: length as u32, ..Sink::default() }
         };
         Ok(Self {
             family: row.family,
-            generator: Generator { out, ..frame::generator(addresses, row.family)? },
+            length,
+            generator: Generator { out, ..frame::generator(addresses, row)? },
             sinks: [sink(addresses.destination), sink(addresses.listen)],
             client_interface,
             bpf,
@@ -124,7 +148,7 @@ impl Programs {
     /// Sends `frames` frames. With `reflect`, the backend sends every one back to where it came from.
     pub(crate) fn run(&mut self, net: &Topology, cpu: &Cpu, flows: Flows, frames: u32, reflect: bool) -> Result<Run> {
         self.prepare(flows, reflect)?;
-        let length = frame::length(self.family);
+        let length = self.length;
         let context: XdpContext = [0, length as u32, 0, self.client_interface, 0, 0];
         let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let frame = vec![0; length];
@@ -150,11 +174,11 @@ impl Programs {
     }
 
     fn prepare(&mut self, flows: Flows, reflect: bool) -> Result<()> {
-        let Flows { first, count, stride } = flows;
+        let Flows { first, count, stride, next } = flows;
         if !count.is_power_of_two() || stride.is_multiple_of(2) {
             bail!("{count} flows with steps of {stride} cannot each have their turn");
         }
-        let generator = Generator { first, mask: count - 1, stride, ..self.generator };
+        let generator = Generator { first, mask: count - 1, stride, next, ..self.generator };
         array(&mut self.bpf, "GENERATOR")?.set(0, Record(generator), 0)?;
         for (index, sink) in (0..).zip(self.sinks) {
             let reflect = u32::from(reflect && index == BACKEND_SINK);
@@ -185,7 +209,7 @@ impl Programs {
     /// Frames that the backend kept of the last run.
     pub(crate) fn samples(&mut self) -> Result<Vec<Vec<u8>>> {
         let kept = self.sink(BACKEND_SINK)?.received.div_ceil(SAMPLE_EVERY).min(SAMPLES.into()) as u32;
-        let length = frame::length(self.family);
+        let length = frame::head(self.family);
         let map = array::<Frame>(&mut self.bpf, "SAMPLED")?;
         (0..kept)
             .map(|slot| {

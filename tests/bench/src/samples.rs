@@ -3,24 +3,29 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail};
-use forwarder_lab::Family;
 
 use crate::addresses::Addresses;
 use crate::frame;
+use crate::row::Row;
 
 /// Compares samples, byte for byte, with frames built from scratch: link addresses, TTL, addresses, ports, both
-/// checksums. With masquerade, whose ports are for the forwarder to choose, no two flows may look the same.
-pub(crate) fn check(samples: &[Vec<u8>], addresses: &Addresses, family: Family) -> Result<()> {
+/// checksums; what follows is zero in all of them, and their length the sink has compared. With masquerade, whose ports are
+/// for the forwarder to choose, no two flows may look the same at a time.
+pub(crate) fn check(samples: &[Vec<u8>], addresses: &Addresses, row: Row) -> Result<()> {
+    let family = row.family;
     let mut seen: HashMap<(u16, u16), u32> = HashMap::new();
     for sample in samples {
         let flow = u32::from_ne_bytes(field(sample, frame::number(family))?);
         let source_port = u16::from_be_bytes(field(sample, frame::transport(family))?);
         let wanted = addresses.arriving(flow, source_port);
-        let expected = frame::build(&wanted, flow)?;
+        let mut expected = frame::build(&wanted, flow, frame::length(row))?;
+        expected.truncate(frame::head(family));
         if *sample != expected {
             bail!("a packet of flow {flow} arrived wrong:\n  {}\nshould be\n  {}", hex(sample), hex(&expected));
         }
-        if wanted.source != addresses.sent(flow).source
+        // New flows push out old ones, whose ports others then get.
+        if !row.fresh
+            && wanted.source != addresses.sent(flow).source
             && let Some(other) = seen.insert((source_port, wanted.destination_port), flow)
             && other != flow
         {

@@ -1,9 +1,9 @@
 //! Medians, and how far values lie apart.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle of some values, and the middle half of them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
     /// A quarter of the values is below.

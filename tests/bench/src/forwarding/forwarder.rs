@@ -1,40 +1,12 @@
-//! What stands in the middle, set up as a user would.
+//! forwarder, by its own command line.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::fmt::Write as _;
-use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use forwarder_bench_ebpf::LISTENS;
 use forwarder_lab::{Family, Host, Topology};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-use crate::addresses::{Addresses, BACKEND_PORT, LISTEN_PORT};
-use crate::row::{Hook, Row};
-
-/// DNAT for each listen and masquerade towards the backend.
-pub(crate) fn nftables(row: Row, net: &Topology, addresses: &Addresses) -> Result<()> {
-    let table = if row.family == Family::V4 { "ip" } else { "ip6" };
-    let mut rules = format!("table {table} bench {{\nchain in {{ type nat hook prerouting priority dstnat;\n");
-    for (listen, backend) in listens(addresses) {
-        let _ = writeln!(rules, "{table} daddr {} udp dport {} dnat to {backend}", listen.ip(), listen.port());
-    }
-    rules += "}\nchain out { type nat hook postrouting priority srcnat;\noifname eth1 masquerade\n}\n}\n";
-    let file = env::temp_dir().join(format!("{}.nft", net.lab.id()));
-    net.lab.delete_at_end(&file)?;
-    fs::write(&file, rules).with_context(|| format!("cannot write {}", file.display()))?;
-    net.forwarder.run(&["nft", "-f", &file.to_string_lossy()]).map(drop)
-}
-
-/// Each listen and where it leads.
-fn listens(addresses: &Addresses) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
-    let (listen, backend) = (addresses.listen, addresses.destination);
-    (0..LISTENS as u16).map(move |n| ((listen, LISTEN_PORT + n).into(), (backend, BACKEND_PORT + n).into()))
-}
 
 /// A loaded forwarder. It goes with the network.
 pub(crate) struct Forwarder {
@@ -42,6 +14,9 @@ pub(crate) struct Forwarder {
     binary: PathBuf,
     pins: PathBuf,
 }
+
+/// How much of a complaint is shown: there may be one for each of a hundred thousand rules.
+const MOST_LINES: usize = 12;
 
 #[derive(Deserialize)]
 struct Status {
@@ -85,37 +60,40 @@ pub(crate) struct Forwarded {
 }
 
 impl Forwarder {
-    pub(crate) fn load(
-        row: Row,
-        hook: Hook,
-        masquerade: bool,
-        net: &Topology,
-        addresses: &Addresses,
-        binary: &Path,
-    ) -> Result<Self> {
+    /// Loads this configuration onto both interfaces of the network.
+    pub(crate) fn load(net: &Topology, binary: &Path, mode: &str, config: &str) -> Result<Self> {
+        let this = Self::prepare(net, binary)?;
+        let config = super::file(net, "toml", config)?;
+        this.command(&[
+            "load",
+            "--iface",
+            "eth0",
+            "--iface",
+            "eth1",
+            "--mode",
+            mode,
+            "--config",
+            &config.to_string_lossy(),
+        ])?;
+        Ok(this)
+    }
+
+    /// One that is not loaded yet.
+    pub(crate) fn prepare(net: &Topology, binary: &Path) -> Result<Self> {
         let pins = net.lab.pins("pins")?;
         let id = pins.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let config = env::temp_dir().join(format!("{id}.toml"));
-        net.lab.delete_at_end(&config)?;
         net.lab.delete_at_end(&Path::new("/run/forwarder").join(format!("{id}.json")))?;
-        let source = if masquerade { "masquerade" } else { "preserve" };
-        let mut text = format!("[limits]\nflows = {}\n", row.flows);
-        for (number, (listen, backend)) in listens(addresses).enumerate() {
-            let _ = write!(
-                text,
-                "\n[[forward]]\nname = \"bench-{number}\"\nlisten = \"{listen}\"\nprotocol = \"udp\"\nto = \"{backend}\"\n\
-                 source = \"{source}\"\n"
-            );
+        Ok(Self { host: net.forwarder.clone(), binary: binary.to_owned(), pins })
+    }
+
+    /// Makes sure that all rules are stateless, or that none is.
+    pub(crate) fn check_stateless(&self, stateless: bool) -> Result<()> {
+        match self.json::<List>("list")?.rules.iter().find(|rule| rule.stateless != stateless) {
+            Some(rule) => {
+                bail!("rule {} is stateless: {}, which is not what this measures", rule.name, rule.stateless)
+            }
+            None => Ok(()),
         }
-        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        let this = Self { host: net.forwarder.clone(), binary: binary.to_owned(), pins };
-        let mode = if hook == Hook::Xdp { "native" } else { "tc" };
-        let config = config.to_string_lossy();
-        this.command(&["load", "--iface", "eth0", "--iface", "eth1", "--mode", mode, "--config", &config])?;
-        if let Some(rule) = this.json::<List>("list")?.rules.iter().find(|rule| rule.stateless == masquerade) {
-            bail!("rule {} is stateless: {}, which is not what this row measures", rule.name, rule.stateless);
-        }
-        Ok(this)
     }
 
     /// How many flows of this address family are in the protected table, the only one that XDP uses.
@@ -149,14 +127,16 @@ impl Forwarder {
             .with_context(|| format!("cannot read what forwarder {command} printed: {printed}"))
     }
 
-    fn command(&self, arguments: &[&str]) -> Result<String> {
+    /// Runs one of its commands to the end: what it printed.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.host.command(&self.binary);
         // Whoever measures over SSH is not cut off by rules in a namespace.
         command.env_remove("SSH_CONNECTION").arg("--pins").arg(&self.pins).args(arguments);
         let output = command.output().with_context(|| format!("cannot start {}", self.binary.display()))?;
         if !output.status.success() {
             let complaint = String::from_utf8_lossy(&output.stderr);
-            bail!("forwarder {} ended with {}: {}", arguments.join(" "), output.status, complaint.trim());
+            let complaint: Vec<&str> = complaint.trim().lines().take(MOST_LINES).collect();
+            bail!("forwarder {} ended with {}: {}", arguments.join(" "), output.status, complaint.join("\n"));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -1,0 +1,49 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Measure packet rates: the machine's limit, kernel forwarding, nftables, and forwarder
+///
+/// Everything runs on one CPU between network namespaces: compare ratios of one run, not numbers of two machines.
+#[derive(Debug, Parser)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line are independent of each other")]
+#[command(name = "forwarder-bench", version)]
+pub(crate) struct Options {
+    /// The forwarder binary to measure, built with --release
+    #[arg(long, value_name = "FILE")]
+    pub(crate) forwarder: PathBuf,
+    /// Another forwarder binary, measured in turn with the first: how much a change of the programs gains
+    #[arg(long, value_name = "FILE")]
+    pub(crate) beside: Vec<PathBuf>,
+    /// Only rows whose name contains one of these words, e.g. v4, xdp, masquerade/64k, nftables
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
+    pub(crate) filter: Vec<String>,
+    /// Fewer and shorter repetitions: a rough answer in less than a minute
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Fail if a ratio is not what thresholds.toml says it must be at least (or at most)
+    ///
+    /// What is not is measured a second time first. Together with --quick this is what continuous integration runs.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// How often each row is measured
+    #[arg(long, value_name = "N")]
+    pub(crate) rounds: Option<usize>,
+    /// Visit flows in the order they were made; by default the order is scattered, as between unrelated clients
+    #[arg(long)]
+    pub(crate) in_order: bool,
+    /// Also write everything that was measured to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// The CPU everything runs on; by default the last one
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu: Option<usize>,
+    /// Where relays are that the machine lacks: a directory with usr/sbin and so on below it
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) peers: PathBuf,
+    /// Print the names of the rows and end
+    #[arg(long)]
+    pub(crate) list: bool,
+}
