@@ -48,9 +48,10 @@ impl Address for V4 {
     }
     #[inline(always)]
     fn is_martian_source(self) -> bool {
-        let [first, ..] = self.to_ne_bytes();
-        // 0/8, 127/8, multicast 224/4, reserved 240/4 with the broadcast address.
-        first == 0 || first == 127 || first >= 224
+        let [first, second, ..] = self.to_ne_bytes();
+        // 0/8, 127/8, link-local 169.254/16 (RFC 3927 section 2.7), multicast 224/4, reserved 240/4 with the broadcast
+        // address.
+        first == 0 || first == 127 || first >= 224 || (first == 169 && second == 254)
     }
     #[inline(always)]
     fn masked(self, mask: u32) -> Self {

@@ -10,12 +10,12 @@ use crate::{
     checksum::Delta,
     decide::is_from_ourselves,
     flow_state::FlowState,
-    mapping,
+    fragment, mapping,
     open_flow::{begins, enter_forward, enter_reply},
-    parse::{Parsed, Transport},
+    parse::{Family, Parsed, Transport},
     passing,
     tables::{Draft, NotInserted, Outgoing, Tables, Way},
-    verdict::Outcome,
+    verdict::{self, Outcome},
     wire::tcp,
 };
 
@@ -37,7 +37,17 @@ pub enum Kind {
 /// # Errors
 /// What becomes of the packet without a flow; [`Outcome::NotOurs`] if it is none of these hosts' either.
 #[inline(always)]
-pub fn open<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<(), Outcome> {
+pub fn open<F: Family, T: Tables<F::Address>>(tables: &T, parsed: &Parsed<F::Address>) -> Result<(), Outcome> {
+    let outcome = match open_flow(tables, parsed) {
+        Err(outcome) if parsed.is_first_fragment && outcome.kind() == verdict::Kind::Drop => outcome,
+        result => return result,
+    };
+    // Until now it was noted to pass, and the others of its datagram would leave with the address of the host behind.
+    Err(if fragment::stays::<F, T>(tables, parsed, outcome) { Outcome::HeldToFollow } else { outcome })
+}
+
+#[inline(always)]
+fn open_flow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<(), Outcome> {
     let Some(mut draft) = tables.draft() else { return Err(Outcome::DropError) };
     let draft = &mut *draft;
     let rule = which(tables, parsed, draft)?;

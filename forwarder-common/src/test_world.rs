@@ -275,6 +275,12 @@ impl<F: TestFamily> World<F> {
             let key = RangeKey { prefix_len: RangeKey::<F::Address>::SIDE_BITS + bits, ..inside };
             self.tables.ranges.entry(key).or_insert(RuleRef::settled(slot));
         }
+        for (address, bits) in [(from, bits), (ours, if ours.is_ipv4() { 32 } else { 128 })] {
+            let endpoint = Endpoint { address: F::address(address), port: 0, protocol: 0, side: Side::Fragment as u8 };
+            let exact = RangeKey::exact(endpoint);
+            let key = RangeKey { prefix_len: RangeKey::<F::Address>::SIDE_BITS + bits, ..exact };
+            self.tables.ranges.entry(key).or_insert(RuleRef::settled(slot));
+        }
         slot
     }
 
@@ -331,7 +337,7 @@ impl<F: TestFamily> World<F> {
             Outcome::Fragment => fragment::later::<F, _>(packet, &self.tables, NETWORK),
             Outcome::IcmpOther => icmp_error::process::<F, _>(packet, &self.tables, NETWORK),
             Outcome::NotOurs if self.tables.settings.flags & setting_flags::MASQUERADE != 0 => {
-                match self.tables.kept().map(|parsed| outgoing::open(&self.tables, parsed)) {
+                match self.tables.kept().map(|parsed| outgoing::open::<F, _>(&self.tables, parsed)) {
                     Some(Ok(())) => complete::process::<F, _>(packet, &self.tables, NETWORK),
                     Some(Err(outcome)) => Verdict::of(outcome),
                     None => panic!("what is not ours was read"),

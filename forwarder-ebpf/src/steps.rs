@@ -89,7 +89,7 @@ fn outgoing<P: Path>(context: *mut __sk_buff) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return Outcome::DropError as u32 };
     let tables = tables::<P>(context, settings);
     let Some(parsed) = tables.kept() else { return Outcome::DropError as u32 };
-    match outgoing::open(&tables, parsed) {
+    match outgoing::open::<P::Family, _>(&tables, parsed) {
         Ok(()) => AGAIN,
         Err(outcome) => leave(&Verdict::of(outcome)),
     }

@@ -3,9 +3,13 @@
 
 use std::net::IpAddr;
 
+use forwarder_lab::Family;
+
+use crate::compare::reference::is_piece_of;
 use crate::compare::{Case, Out};
+use crate::flow::End;
 use crate::packet::{Damage, ETHERNET, ICMP, ICMPV6, RST, TCP, UDP};
-use crate::plan::{Side, Source};
+use crate::plan::{self, Source, Way};
 use crate::view::View;
 
 type Explanation = (&'static str, fn(&Case<'_>) -> bool);
@@ -17,6 +21,19 @@ const EXPLANATIONS: &[Explanation] = &[
     ("TCP flags and states are not judged", tcp_states),
     ("replies of a stateless rule need no flow", stateless_reply),
     ("without ports, one client at a time", without_ports),
+    ("what comes in fragments goes on in them", fragments),
+    ("fragments wait for their first", without_first),
+    ("what begins no connection does not get out", stray_from_behind),
+    ("a listen's ports are not given away", ports_of_listens),
+    ("nobody sends from an address of ours", from_ours),
+    ("a tiny first fragment is dropped", tiny_fragments),
+    ("what ends within its transport header is left to the kernel", too_short),
+    ("an error about too little is not translated", about_too_little),
+    ("an error about what is never forwarded is left to the kernel", about_what_is_not_forwarded),
+    ("an error with a wrong checksum is left to the kernel", wrong_error),
+    ("errors about one-to-one packets are translated whole", npt_errors),
+    ("one to one towards another rule's hosts", two_prefixes),
+    ("the machine complains with an address of its own", own_complaint),
     ("link-local and reserved sources are not forwarded", unanswerable),
     ("more than six extension headers are left to the kernel", many_extensions),
     ("nobody sends to itself", to_itself),
@@ -44,14 +61,14 @@ impl Case<'_> {
         self.is_left_to_kernel(self.nftables)
     }
 
-    /// Not translated: nothing came of it, or the machine said what it says of what is for itself, or, what the backend
-    /// sent to the client went on with the backend's address.
+    /// Not translated: nothing came of it, or the machine said what it says of what is for itself, or it went on as it
+    /// was.
     fn is_left_to_kernel(&self, outs: &[Out]) -> bool {
         match outs {
             [] => true,
-            [out] if self.answers(out) => true,
-            [out] if self.source == Source::Preserve && self.input.from == Side::Home && out.at == Side::Client => {
-                View::of(&out.frame).is_some_and(|view| view.src == self.input.packets[0].src)
+            outs if outs.iter().all(|out| self.answers(out)) => true,
+            [out] => {
+                View::of(&out.frame).is_some_and(|view| (view.src, view.dst) == (self.packet().src, self.packet().dst))
             }
             _ => false,
         }
@@ -117,8 +134,10 @@ fn source_route(case: &Case<'_>) -> bool {
     routed && case.is_left_to_kernel(case.forwarder)
 }
 
+/// How many extension headers forwarder reads.
+const MOST: usize = 6;
+
 fn many_extensions(case: &Case<'_>) -> bool {
-    const MOST: usize = 6;
     case.packet().extensions.len() > MOST && case.is_left_to_kernel(case.forwarder)
 }
 
@@ -142,8 +161,8 @@ fn tcp_states(case: &Case<'_>) -> bool {
 }
 
 fn stateless_reply(case: &Case<'_>) -> bool {
-    case.source == Source::Preserve
-        && case.input.from == Side::Home
+    case.flow.is_some_and(|flow| !flow.chooses_port[0])
+        && case.input.by == End::Server
         && case.is_forwarded()
         && case.is_not_translated()
         && case.flow.is_some_and(|flow| flow.stage == crate::flow::Stage::Odd)
@@ -157,7 +176,7 @@ fn without_ports(case: &Case<'_>) -> bool {
         [out] => Some(out) == case.reference.as_ref() || case.answers(out),
         _ => false,
     };
-    case.source == Source::Masquerade
+    case.flow.is_some_and(|flow| flow.chooses_port[0] || flow.sides[0] == flow.sides[1])
         && !matches!(case.protocol(), TCP | UDP | ICMP | ICMPV6)
         && nothing_or_forwarded(case.forwarder)
         && nothing_or_forwarded(case.nftables)
@@ -166,13 +185,13 @@ fn without_ports(case: &Case<'_>) -> bool {
 fn unanswerable(case: &Case<'_>) -> bool {
     let unanswerable = match case.packet().src {
         IpAddr::V4(src) => src.is_link_local() || matches!(src.octets()[0], 0 | 240..),
-        IpAddr::V6(src) => src.is_unicast_link_local(),
+        IpAddr::V6(src) => src.is_unicast_link_local() || src.is_unspecified() || src.to_ipv4_mapped().is_some(),
     };
-    unanswerable && case.forwarder.is_empty()
+    unanswerable && case.is_left_to_kernel(case.forwarder)
 }
 
 fn other_icmp(case: &Case<'_>) -> bool {
-    let is_forwarded = |outs: &[Out]| matches!(outs, [out] if out.at != case.input.from);
+    let is_forwarded = |outs: &[Out]| matches!(outs, [out] if !case.answers(out));
     case.input.what == "other ICMP"
         && (is_forwarded(case.forwarder) && case.is_left_to_kernel(case.nftables)
             || is_forwarded(case.nftables) && case.is_left_to_kernel(case.forwarder)
@@ -190,7 +209,127 @@ fn only_identifiers_differ(case: &Case<'_>) -> bool {
     without(&case.forwarder[0]) == without(&case.nftables[0])
 }
 
-/// The kernel does not mind in IPv6.
+/// The kernel does not mind, unless the address is its own IPv4 one.
 fn to_itself(case: &Case<'_>) -> bool {
-    case.packet().src == case.packet().dst && case.packet().src.is_ipv6() && case.forwarder.is_empty()
+    case.packet().src == case.packet().dst && case.is_left_to_kernel(case.forwarder)
+}
+
+/// Connection tracking puts them together first, and keeps what it cannot.
+fn fragments(case: &Case<'_>) -> bool {
+    let Some(whole) = &case.reference else { return false };
+    let is_piece = |out: &Out| is_piece_of(out, whole);
+    let are_pieces = case.is_forwarded() || case.forwarder.iter().all(is_piece);
+    !case.packet().pieces.is_empty() && case.nftables.is_empty() && are_pieces
+}
+
+/// Where netfilter does not follow connections, it does not mind either.
+fn without_first(case: &Case<'_>) -> bool {
+    let pieces = &case.packet().pieces;
+    !pieces.is_empty() && pieces.iter().all(|piece| piece.start != 0) && case.forwarder.is_empty()
+}
+
+fn tiny_fragments(case: &Case<'_>) -> bool {
+    case.packet().pieces.first().is_some_and(|first| first.end < TCP_HEADER)
+        && case.protocol() == TCP
+        && case.forwarder.is_empty()
+}
+
+const TCP_HEADER: usize = 20;
+
+/// Where netfilter does not follow connections it does not look at the transport either.
+fn too_short(case: &Case<'_>) -> bool {
+    matches!(
+        case.packet().damage,
+        Some(Damage::Cut(_) | Damage::Length(_) | Damage::TcpOffset(_) | Damage::UdpLength(_))
+    ) && case.is_left_to_kernel(case.forwarder)
+}
+
+impl Case<'_> {
+    /// The packet inside an error, and how much there is of its transport header.
+    fn embedded(&self) -> Option<(View, usize)> {
+        let whole = self.packet().frames([0; 6], [0; 6]).swap_remove(0);
+        let end = View::of(&whole)?.end;
+        let inner = View::of(&whole)?.inner(&whole[..end])?;
+        let length = inner.end.saturating_sub(inner.transport);
+        Some((inner, length))
+    }
+}
+
+/// RFC 792 promises eight bytes. Without connections fewer are enough; of some protocols, so they are for forwarder.
+fn about_too_little(case: &Case<'_>) -> bool {
+    case.input.what == "ICMP error" && case.embedded().is_none_or(|(_, length)| length < 8)
+}
+
+/// Source routes, many extension headers, later fragments: nothing like it is forwarded as a packet of a flow.
+fn about_what_is_not_forwarded(case: &Case<'_>) -> bool {
+    let is_odd = |(inner, _): (View, usize)| {
+        inner.is_routed || inner.extensions > MOST || inner.fragment.is_some_and(|(offset, _)| offset != 0)
+    };
+    case.input.what == "ICMP error" && case.embedded().is_some_and(is_odd) && case.is_left_to_kernel(case.forwarder)
+}
+
+fn wrong_error(case: &Case<'_>) -> bool {
+    case.input.what == "ICMP error"
+        && matches!(case.packet().damage, Some(Damage::Checksum(_)))
+        && case.is_left_to_kernel(case.forwarder)
+}
+
+/// netfilter's NPT translates the packet inside only if the error is from or for an inner host, and only what it sees at
+/// the place.
+fn npt_errors(case: &Case<'_>) -> bool {
+    let mapped = case.flow.is_some_and(|flow| flow.listen.name == "mapped" || flow.seen != flow.client);
+    let is_error = |out: &Out| View::of(&out.frame).is_some_and(|view| view.is_icmp_error(&out.frame));
+    case.input.what == "ICMP error"
+        && case.packet().src.is_ipv6()
+        && mapped
+        && case.flow.is_some_and(|flow| !flow.chooses_port[0])
+        && matches!((case.forwarder, case.nftables), ([forwarder], [nftables])
+            if is_error(forwarder) && is_error(nftables) && forwarder.at == nftables.at)
+}
+
+/// Between hosts of two inner prefixes: forwarder maps the destination, netfilter the source too.
+fn two_prefixes(case: &Case<'_>) -> bool {
+    case.flow.is_some_and(|flow| flow.seen != flow.client && !flow.chooses_port[0] && flow.sides[0] == flow.sides[1])
+        && case.packet().src.is_ipv6()
+        && case.is_forwarded() == false
+}
+
+/// Both say the same, but the address of who says it is translated in one.
+fn own_complaint(case: &Case<'_>) -> bool {
+    let without_source = |out: &Out| {
+        let mut bytes = out.frame.clone();
+        bytes[ETHERNET + 10..ETHERNET + 16].fill(0);
+        bytes
+    };
+    matches!((case.forwarder, case.nftables), ([forwarder], [nftables])
+        if case.packet().src.is_ipv4()
+            && case.answers(forwarder)
+            && case.answers(nftables)
+            && without_source(forwarder) == without_source(nftables))
+}
+
+/// netfilter calls it invalid, does not translate it, and the kernel forwards it with the address of the host behind.
+fn stray_from_behind(case: &Case<'_>) -> bool {
+    let goes_out = case.flow.is_some_and(|flow| flow.sides == Way::Outward.sides() && flow.chooses_port[0]);
+    goes_out
+        && case.input.by == End::Client
+        && case.protocol() == TCP
+        && case.forwarder.is_empty()
+        && case.is_not_translated()
+}
+
+/// netfilter lets a host behind have a port of ours that a rule listens on: what its remote end sends to the listen from
+/// the same port is an answer then.
+fn ports_of_listens(case: &Case<'_>) -> bool {
+    let comes_in = case.flow.is_some_and(|flow| flow.sides == Way::Inward.sides());
+    case.source == Source::Outgoing && comes_in && case.is_forwarded() && case.is_not_translated()
+}
+
+/// The kernel forwards it if it is IPv6; where a flow of ours looks the same, connection tracking drops it.
+fn from_ours(case: &Case<'_>) -> bool {
+    let family = if case.packet().src.is_ipv4() { Family::V4 } else { Family::V6 };
+    let is_own = plan::own_addresses(family)
+        .iter()
+        .any(|(_, address)| address.split('/').next().unwrap() == case.packet().src.to_string());
+    is_own && case.is_left_to_kernel(case.forwarder) && case.is_left_to_kernel(case.nftables)
 }

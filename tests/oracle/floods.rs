@@ -7,9 +7,9 @@ use std::ops::Range;
 use fastrand::Rng;
 use forwarder_lab::Family;
 
-use crate::flow::{Content, Flow, Stage};
+use crate::flow::{Content, End, Flow, Stage};
 use crate::packet::{ACK, Body, Packet, SYN, TCP, UDP};
-use crate::plan::{self, CLIENTS, Side, Source};
+use crate::plan::{self, CLIENTS, Side, Source, Way};
 use crate::setting::Mode;
 use crate::twin::{Twin, middle, station};
 use crate::view::View;
@@ -46,8 +46,11 @@ impl Test {
             client_port: 2000 + (index / usize::from(CLIENTS)) as u16,
             listen_port: 80,
             stage: Stage::Closed,
+            seen: plan::ours(family, Side::Home),
+            chooses_port: [true; 2],
             bound: [None; 2],
-            source: Source::Masquerade,
+            reopens: [false; 2],
+            sides: Way::Inward.sides(),
             acknowledges: 0,
             history: Vec::new(),
         });
@@ -63,9 +66,8 @@ impl Test {
         packet.frames(middle(from), station(from)).iter().for_each(|frame| self.twin.send(from, frame));
     }
 
-    /// One packet of each of these flows from `from`, all of which must arrive. With which source port.
-    fn round(&mut self, flows: Range<usize>, from: Side, tcp_flags: u8) -> Vec<u16> {
-        let to = if from == Side::Client { Side::Home } else { Side::Client };
+    /// One packet of each of these flows from one end, all of which must arrive. With which source port.
+    fn round(&mut self, flows: Range<usize>, by: End, tcp_flags: u8) -> Vec<u16> {
         let first = flows.start;
         let mut ports = vec![0; flows.len()];
         let mut sent = HashMap::new();
@@ -73,22 +75,23 @@ impl Test {
             let mark = self.mark();
             let flow = &mut self.flows[index];
             let flags = if flow.protocol == TCP { tcp_flags } else { 0 };
-            flow.advance(from, flags, mark);
-            let ack = (from == Side::Client).then_some(flow.acknowledges);
+            flow.advance(by, flags, mark);
+            let ack = (by == End::Client).then_some(flow.acknowledges);
             let content = Content { flags, ack, ..Content::default() };
-            let port = if from == Side::Client { flow.client_port } else { flow.bound[0].unwrap() };
-            let packet = flow.packet(from, port, mark, &content);
+            let port = if by == End::Client { flow.client_port } else { flow.bound[0].unwrap() };
+            let packet = flow.packet(by, port, mark, &content);
+            let from = flow.side(by);
             self.send(from, &packet);
             sent.insert(mark, index);
         }
         while !sent.is_empty() {
             let is_one = |frame: &[u8]| View::of(frame).is_some_and(|view| sent.contains_key(&view.mark));
-            let frames = self.twin.arrived_until(to, is_one);
+            let frames = self.twin.arrived_until(Way::Inward.sides()[1 - by as usize], is_one);
             let frame = frames.last().unwrap();
             let view = View::of(frame).unwrap();
             let index = sent.remove(&view.mark).unwrap();
             let flow = &self.flows[index];
-            let dst = if to == Side::Home { flow.listen.to } else { flow.client };
+            let dst = if by == End::Client { flow.listen.to } else { flow.client };
             assert_eq!(view.dst, dst, "{flow:?}");
             ports[index - first] = view.port(frame, view.src_port_at()).unwrap();
         }
@@ -102,23 +105,23 @@ impl Test {
 
     fn establish(&mut self) {
         for flows in Self::batches() {
-            let ports = self.round(flows.clone(), Side::Client, SYN);
+            let ports = self.round(flows.clone(), End::Client, SYN);
             for (flow, port) in self.flows[flows.clone()].iter_mut().zip(ports) {
                 flow.bound[0] = Some(port);
             }
-            self.round(flows.clone(), Side::Home, SYN | ACK);
-            self.round(flows, Side::Client, ACK);
+            self.round(flows.clone(), End::Server, SYN | ACK);
+            self.round(flows, End::Client, ACK);
         }
     }
 
     /// All flows go on, both ways, as before.
     fn all_go_on(&mut self, after: &str) {
         for flows in Self::batches() {
-            let ports = self.round(flows.clone(), Side::Client, ACK);
+            let ports = self.round(flows.clone(), End::Client, ACK);
             for (flow, port) in self.flows[flows.clone()].iter().zip(ports) {
                 assert_eq!(flow.bound[0], Some(port), "after {after}: {flow:?}");
             }
-            assert!(self.round(flows, Side::Home, ACK).iter().all(|port| *port == 80), "after {after}");
+            assert!(self.round(flows, End::Server, ACK).iter().all(|port| *port == 80), "after {after}");
         }
         let flows = self.twin.forwarder.as_ref().unwrap().flow_count();
         assert!((FLOWS..=LIMIT_ESTABLISHED + LIMIT_NEW).contains(&flows), "after {after}: {flows} flows");

@@ -3,24 +3,43 @@
 use std::net::IpAddr;
 
 use crate::packet::{ACK, Body, FIN, ICMP, ICMPV6, Packet, RST, SYN, TCP, UDP};
-use crate::plan::{self, Listen, Side, Source};
-use forwarder_lab::Family;
+use crate::plan::{Listen, Side};
 
 /// The lower halves of TCP's numbers; the upper are the mark.
 const SEQUENCE: u32 = 0x100;
 const ACKNOWLEDGED: u32 = 0x200;
 
+/// One end of a flow: who opened it, and who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum End {
+    Client,
+    Server,
+}
+
+impl End {
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
 /// How far a flow has come, by what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Opening,
+    /// Both ends have sent a SYN.
+    Crossed,
     Answered,
     Established,
-    /// That side has sent a FIN.
-    Half(Side),
+    /// That end has sent a FIN.
+    Half(End),
     Closed,
-    /// By that side.
-    Reset(Side),
+    /// By that end, of what was a connection.
+    Reset(End),
+    /// By the server, instead of one.
+    Refused,
     /// Only packets went by that no connection has: what netfilter makes of the next is its own business.
     Odd,
 }
@@ -34,10 +53,17 @@ pub(crate) struct Flow {
     pub(crate) client_port: u16,
     pub(crate) listen_port: u16,
     pub(crate) stage: Stage,
-    /// The source port that the backend sees, by lab.
+    /// The source address that the server sees.
+    pub(crate) seen: IpAddr,
+    /// Whether the source port that the server sees is chosen, by lab. (netfilter does so wherever it sees two flows in one.)
+    pub(crate) chooses_port: [bool; 2],
+    /// That port, by lab.
     pub(crate) bound: [Option<u16>; 2],
-    pub(crate) source: Source,
-    /// What acknowledges the backend's latest SYN-ACK.
+    /// It opens again, perhaps with another port.
+    pub(crate) reopens: [bool; 2],
+    /// On which side the client is, and the server.
+    pub(crate) sides: [Side; 2],
+    /// What acknowledges the server's latest SYN.
     pub(crate) acknowledges: u32,
     /// What was sent.
     pub(crate) history: Vec<String>,
@@ -50,22 +76,18 @@ impl Flow {
 
     /// Whether replies can be made in both labs.
     pub(crate) fn is_bound(&self) -> bool {
-        self.bound.iter().all(Option::is_some)
+        self.bound.iter().all(Option::is_some) && self.reopens == [false; 2]
     }
 
     pub(crate) fn bound_or_own(&self, lab: usize) -> u16 {
         self.bound[lab].unwrap_or(self.client_port)
     }
 
-    pub(crate) fn family(&self) -> Family {
-        if self.client.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    /// The address that the backend sees.
-    pub(crate) fn seen(&self) -> IpAddr {
-        match self.source {
-            Source::Masquerade => plan::ours(self.family(), Side::Home),
-            Source::Preserve => self.client,
+    /// Where an end is.
+    pub(crate) const fn side(&self, end: End) -> Side {
+        match end {
+            End::Client => self.sides[0],
+            End::Server => self.sides[1],
         }
     }
 
@@ -74,10 +96,10 @@ impl Flow {
     }
 
     /// A packet of this flow from one of its ends; `port` is the client's as that end sees it.
-    pub(crate) fn packet(&self, from: Side, port: u16, mark: u16, content: &Content) -> Packet {
-        let ((src, src_port), (dst, dst_port)) = match from {
-            Side::Client => ((self.client, port), (self.listen.address, self.listen_port)),
-            Side::Home => ((self.listen.to, self.to_port()), (self.seen(), port)),
+    pub(crate) fn packet(&self, by: End, port: u16, mark: u16, content: &Content) -> Packet {
+        let ((src, src_port), (dst, dst_port)) = match by {
+            End::Client => ((self.client, port), (self.listen.address, self.listen_port)),
+            End::Server => ((self.listen.to, self.to_port()), (self.seen, port)),
         };
         let high = u32::from(mark) << 16;
         let body = match self.protocol {
@@ -97,7 +119,7 @@ impl Flow {
                 Body::Udp { src: src_port, dst: dst_port, unsummed: content.unsummed, payload: content.payload.clone() }
             }
             ICMP | ICMPV6 => {
-                Body::Echo { reply: from == Side::Home, id: port, seq: mark, payload: content.payload.clone() }
+                Body::Echo { reply: by == End::Server, id: port, seq: mark, payload: content.payload.clone() }
             }
             protocol => Body::Other { protocol, payload: content.payload.clone() },
         };
@@ -105,17 +127,21 @@ impl Flow {
     }
 
     /// What has become of it with this packet.
-    pub(crate) fn advance(&mut self, from: Side, flags: u8, mark: u16) {
-        use Side::{Client, Home};
-        if from == Home && flags & SYN != 0 {
+    pub(crate) fn advance(&mut self, by: End, flags: u8, mark: u16) {
+        use End::{Client, Server};
+        if by == Server && flags & SYN != 0 {
             self.acknowledges = (u32::from(mark) << 16 | SEQUENCE) + 1;
         }
-        self.stage = match (self.stage, from) {
-            (_, side) if self.protocol == TCP && flags & RST != 0 => Stage::Reset(side),
-            (_, Client) if flags & SYN != 0 && flags & ACK == 0 => Stage::Opening,
-            (Stage::Half(first), side) if flags & FIN != 0 && first != side => Stage::Closed,
-            (Stage::Answered | Stage::Established, side) if flags & FIN != 0 => Stage::Half(side),
-            (Stage::Opening, Home) => Stage::Answered,
+        self.stage = match (self.stage, by) {
+            (Stage::Opening, Server) if self.protocol == TCP && flags & RST != 0 => Stage::Refused,
+            (_, end) if self.protocol == TCP && flags & RST != 0 => Stage::Reset(end),
+            (Stage::Opening, Server) if flags & (SYN | ACK) == SYN => Stage::Crossed,
+            (Stage::Crossed, Client) => Stage::Crossed,
+            (Stage::Established, Client) if flags & SYN != 0 => Stage::Established,
+            (_, Client) if flags & (SYN | ACK) == SYN => Stage::Opening,
+            (Stage::Half(first), end) if flags & FIN != 0 && first != end => Stage::Closed,
+            (Stage::Answered | Stage::Established, end) if flags & FIN != 0 => Stage::Half(end),
+            (Stage::Opening | Stage::Crossed, Server) => Stage::Answered,
             (Stage::Answered, Client) => Stage::Established,
             (stage, _) => stage,
         };

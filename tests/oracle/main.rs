@@ -75,10 +75,22 @@ macro_rules! settings {
 }
 
 settings! {
+    fixed_v4_native: V4 Fixed Native,
+    fixed_v4_tc: V4 Fixed Tc,
+    fixed_v6_native: V6 Fixed Native,
+    fixed_v6_tc: V6 Fixed Tc,
     masquerade_v4_native: V4 Masquerade Native,
     masquerade_v4_tc: V4 Masquerade Tc,
     masquerade_v6_native: V6 Masquerade Native,
     masquerade_v6_tc: V6 Masquerade Tc,
+    outgoing_v4_native: V4 Outgoing Native,
+    outgoing_v4_tc: V4 Outgoing Tc,
+    outgoing_v6_native: V6 Outgoing Native,
+    outgoing_v6_tc: V6 Outgoing Tc,
+    prefix_v4_native: V4 Prefix Native,
+    prefix_v4_tc: V4 Prefix Tc,
+    prefix_v6_native: V6 Prefix Native,
+    prefix_v6_tc: V6 Prefix Tc,
     preserve_v4_native: V4 Preserve Native,
     preserve_v4_tc: V4 Preserve Tc,
     preserve_v6_native: V6 Preserve Native,

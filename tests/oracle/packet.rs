@@ -20,7 +20,7 @@ pub(crate) const ACK: u8 = 0x10;
 /// Length of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 
-/// A packet, or, when [`Self::cuts`] says so, the fragments of one.
+/// A packet, or, when [`Self::pieces`] says so, the fragments of one.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) src: IpAddr,
@@ -28,6 +28,8 @@ pub(crate) struct Packet {
     /// Stands in the IPv4 identification or in the IPv6 flow label, which nobody on the way changes: by it, what comes
     /// out is recognised.
     pub(crate) mark: u16,
+    /// The upper bits of the flow label.
+    pub(crate) label: u8,
     /// DSCP and ECN.
     pub(crate) traffic_class: u8,
     pub(crate) hop_limit: u8,
@@ -41,10 +43,17 @@ pub(crate) struct Packet {
     pub(crate) damage: Option<Damage>,
     /// Bytes after the end of the IP packet.
     pub(crate) trailer: usize,
-    /// Where to cut what follows the IP header (offsets, ascending, multiples of 8).
-    pub(crate) cuts: Vec<usize>,
-    /// In which order the fragments are sent, where not in theirs.
-    pub(crate) order: Vec<usize>,
+    /// The fragments, where it is cut, in the order in which they are sent.
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// A fragment: these bytes of what follows the IP header. `start` is a multiple of 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// More follow, it says.
+    pub(crate) more: bool,
 }
 
 /// What follows the IP header. Ports in host order.
@@ -88,7 +97,7 @@ pub(crate) enum Body {
 /// What is wrong with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// The transport checksum is off by these bits.
+    /// The transport checksum is off by this much.
     Checksum(u16),
     HeaderChecksum(u16),
     /// The IP header says that the packet is longer (shorter) than it is by so many bytes.
@@ -167,6 +176,7 @@ impl Packet {
             src,
             dst,
             mark,
+            label: 0,
             traffic_class: 0,
             hop_limit: 64,
             df: false,
@@ -175,8 +185,7 @@ impl Packet {
             body,
             damage: None,
             trailer: 0,
-            cuts: Vec::new(),
-            order: Vec::new(),
+            pieces: Vec::new(),
         }
     }
 
@@ -188,28 +197,27 @@ impl Packet {
     pub(crate) fn frames(&self, to: [u8; 6], from: [u8; 6]) -> Vec<Vec<u8>> {
         let ethertype: u16 = if self.v6() { 0x86dd } else { 0x0800 };
         let frame = |ip: Vec<u8>| [&to[..], &from, &ethertype.to_be_bytes(), &ip, &vec![0x5a; self.trailer]].concat();
-        let packets = self.ip_packets();
-        if self.order.is_empty() {
-            return packets.into_iter().map(frame).collect();
-        }
-        self.order.iter().filter_map(|index| packets.get(*index).cloned()).map(frame).collect()
+        self.ip_packets().into_iter().map(frame).collect()
     }
 
-    /// The IP packet, or its fragments in their order.
+    /// The IP packet, or its fragments.
     pub(crate) fn ip_packets(&self) -> Vec<Vec<u8>> {
         let payload = self.payload();
         let protocol = self.body.protocol(self.v6());
-        if self.cuts.is_empty() {
+        if self.pieces.is_empty() {
             return vec![self.ip_packet(protocol, payload, None)];
         }
-        let mut bounds = vec![0];
-        bounds.extend(self.cuts.iter().copied().filter(|cut| *cut < payload.len()));
-        bounds.push(payload.len());
-        let parts = bounds.windows(2).map(|bound| {
-            let more = bound[1] < payload.len();
-            self.ip_packet(protocol, payload[bound[0]..bound[1]].to_vec(), Some((bound[0] as u16, more)))
-        });
-        parts.collect()
+        let part = |piece: &Piece| {
+            let end = piece.end.min(payload.len());
+            let bytes = payload[piece.start.min(end)..end].to_vec();
+            self.ip_packet(protocol, bytes, Some((piece.start as u16, piece.more)))
+        };
+        self.pieces.iter().map(part).collect()
+    }
+
+    /// The length of what follows the IP header, in bytes.
+    pub(crate) fn transport_length(&self) -> usize {
+        self.payload().len()
     }
 
     /// Transport header and payload with their checksum, damaged as wanted.
@@ -230,11 +238,18 @@ impl Packet {
                 checksum = 0xffff;
             }
             if let Some(Damage::Checksum(bits)) = self.damage {
-                checksum ^= bits;
+                // One's complement, so that it is as wrong whatever the right one is.
+                let off = u32::from(checksum) + u32::from(bits);
+                checksum = (off & 0xffff) as u16 + (off >> 16) as u16;
             }
             bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
         }
         bytes
+    }
+
+    /// What the transport checksum has to be, not adjusted.
+    pub(crate) fn right_checksum(&self) -> u16 {
+        transport_checksum(self.src, self.dst, self.body.protocol(self.v6()), &self.body.bytes(self.v6()).0)
     }
 
     fn ip_packet(&self, protocol: u8, payload: Vec<u8>, fragment: Option<(u16, bool)>) -> Vec<u8> {
@@ -264,7 +279,9 @@ impl Packet {
                 }
                 let length: usize = headers.iter().map(|(_, body)| body.len() + 2).sum::<usize>() + payload.len();
                 let class = u32::from(self.traffic_class) << 20;
-                let mut ip = (0x6000_0000 | class | u32::from(self.mark)).to_be_bytes().to_vec();
+                let mut ip = (0x6000_0000 | class | u32::from(self.label & 0xf) << 16 | u32::from(self.mark))
+                    .to_be_bytes()
+                    .to_vec();
                 ip.extend((length as u16).to_be_bytes());
                 ip.extend([headers.first().map_or(protocol, |(kind, _)| *kind), self.hop_limit]);
                 ip.extend(src.octets());

@@ -50,7 +50,11 @@ impl Twin {
     /// With the rules of the plan.
     pub(crate) fn new(middle: Middle, family: Family, source: Source, mode: Mode) -> Self {
         match middle {
-            Middle::Forwarder => Self::with_forwarder(family, mode, &plan::configuration(family, source)),
+            Middle::Forwarder => {
+                let twin = Self::with_forwarder(family, mode, &plan::configuration(family, source));
+                twin.end_routes(family);
+                twin
+            }
             Middle::Nftables => Self::with_nftables(family, source),
         }
     }
@@ -67,11 +71,19 @@ impl Twin {
 
     fn with_nftables(family: Family, source: Source) -> Self {
         let twin = Self::without_rules(Offloads::Default, family);
+        twin.end_routes(family);
         let net = &twin.net;
-        let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
-        net.lab.delete_at_end(&path).unwrap();
-        fs::write(&path, plan::ruleset(family, source)).unwrap();
-        net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+        let npt = plan::npt(family, source);
+        for rule in &npt {
+            let command: Vec<&str> = ["ip6tables"].into_iter().chain(rule.split(' ')).collect();
+            net.forwarder.run(&command).unwrap();
+        }
+        if npt.is_empty() {
+            let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
+            net.lab.delete_at_end(&path).unwrap();
+            fs::write(&path, plan::ruleset(family, source)).unwrap();
+            net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+        }
         for (key, value) in plan::CONNTRACK {
             net.forwarder.sysctl(&format!("net.netfilter.{key}"), value).unwrap();
         }
@@ -85,6 +97,12 @@ impl Twin {
             net.forwarder.features(interface, "tx off").unwrap();
         }
         Self { client: net.client.wire("eth0").unwrap(), home: net.home.wire("eth0").unwrap(), forwarder: None, net }
+    }
+
+    /// Nobody is told that there is no route: the kernel says so as often as it likes.
+    fn end_routes(&self, family: Family) {
+        let version = if family == Family::V4 { "-4" } else { "-6" };
+        self.net.forwarder.ip(&format!("{version} route add blackhole default")).unwrap();
     }
 
     /// Lets the forwarder reach everybody, through the first client.
@@ -136,19 +154,19 @@ fn network(offloads: Offloads, family: Family) -> Topology {
     lab.link(&client, "eth0", &forwarder, "eth0", offloads.into()).unwrap();
     lab.link(&home, "eth0", &forwarder, "eth1", narrow).unwrap();
     forwarder.enable_kernel_forwarding().unwrap();
-    for (key, value) in plan::UNLIMITED {
+    for (key, value) in plan::KERNEL {
         forwarder.sysctl(key, value).unwrap();
     }
     for (interface, address) in plan::own_addresses(family) {
         forwarder.address(interface, &address).unwrap();
     }
-    let clients = (0..plan::CLIENTS).map(|index| ("eth0", Side::Client, plan::client(family, index)));
-    let backends = (0..2).map(|index| ("eth1", Side::Home, plan::backend(family, index)));
-    for (interface, side, address) in clients.chain(backends) {
+    for (interface, side, address) in plan::stations(family) {
         let mac = station(side).map(|byte| format!("{byte:02x}")).join(":");
         forwarder.neighbor(interface, address, &mac).unwrap();
     }
-    forwarder.route(plan::far_network(family), &format!("via {}", plan::client(family, 0))).unwrap();
+    for (to, how) in plan::routes(family) {
+        forwarder.route(&to, &how).unwrap();
+    }
     wait_until_local(&forwarder, family);
     Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab }
 }

@@ -20,6 +20,9 @@ pub(crate) struct View {
     pub(crate) dst: IpAddr,
     /// IPv4 identification or the lower half of the flow label.
     pub(crate) mark: u16,
+    /// IPv6 extension headers, and whether one names a next waypoint.
+    pub(crate) extensions: usize,
+    pub(crate) is_routed: bool,
     /// Offset in bytes, and whether more follow.
     pub(crate) fragment: Option<(usize, bool)>,
     /// Where an IPv6 Fragment header and the byte that announces it are.
@@ -59,6 +62,8 @@ impl View {
             src: address(12)?,
             dst: address(16)?,
             mark: word(header, 4)?,
+            extensions: 0,
+            is_routed: false,
             fragment: (fragment != 0).then_some((usize::from(fragment & 0x1fff) * 8, fragment & 0x2000 != 0)),
             fragment_header: None,
         })
@@ -74,6 +79,8 @@ impl View {
             src: address(8)?,
             dst: address(24)?,
             mark: word(header, 2)?,
+            extensions: 0,
+            is_routed: false,
             fragment: None,
             fragment_header: None,
         };
@@ -90,6 +97,8 @@ impl View {
                 view.fragment = Some((usize::from(field & !7), field & 1 != 0));
                 view.fragment_header = Some((view.transport, announced_at));
             }
+            view.extensions += 1;
+            view.is_routed |= view.protocol == ROUTING && bytes.get(view.transport + 3) != Some(&0);
             announced_at = view.transport;
             view.protocol = next;
             view.transport += length;
@@ -108,7 +117,7 @@ impl View {
         let kind = bytes.get(self.transport).copied();
         match self.protocol {
             ICMP => matches!(kind, Some(3 | 4 | 5 | 11 | 12)),
-            ICMPV6 => matches!(kind, Some(1..=4)),
+            ICMPV6 => kind.is_some_and(|kind| kind < 128),
             _ => false,
         }
     }
@@ -148,7 +157,8 @@ impl View {
     /// The port or identifier at a place.
     pub(crate) fn port(&self, bytes: &[u8], at: usize) -> Option<u16> {
         let has_one = self.has_ports() || matches!(self.protocol, ICMP | ICMPV6);
-        if has_one && at + 2 <= self.end { word(bytes, at) } else { None }
+        let is_first = self.fragment.is_none_or(|(offset, _)| offset == 0);
+        if has_one && is_first && at + 2 <= self.end { word(bytes, at) } else { None }
     }
 
     /// Replaces words, and updates the transport checksum (`pseudo`: addresses, which ICMP's does not cover).
@@ -220,8 +230,9 @@ pub(crate) fn reassemble(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         if *offset > payload.len() {
             break;
         }
-        payload.truncate(*offset);
-        payload.extend(bytes);
+        // What is there twice is the same.
+        let known = payload.len() - offset;
+        payload.extend(bytes.get(known..).unwrap_or_default());
         complete |= !more;
     }
     let (first_offset, _, first, frame) = &parts[0];

@@ -56,9 +56,11 @@ fn what_no_rule_names_passes() {
                 let outcome = if family == Family::V6 && protocol == 0 { continue } else { Outcome::Untranslatable };
                 check_both(world, "what a whole address does not take either", &packet, outcome);
             }
-            for source in
-                if family == Family::V4 { ["127.0.0.1", "224.0.0.1", "0.0.0.0"] } else { ["::1", "ff02::1", "fe80::1"] }
-            {
+            for source in if family == Family::V4 {
+                ["127.0.0.1", "224.0.0.1", "169.254.7.9"]
+            } else {
+                ["::1", "ff02::1", "fe80::1"]
+            } {
                 let martian =
                     TestPacket { src: (source.parse::<IpAddr>().unwrap(), 40_000).into(), ..to("public", 80, Udp) };
                 check_both(world, "a source that cannot be answered", &martian, Outcome::Martian);

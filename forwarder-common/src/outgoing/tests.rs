@@ -16,6 +16,8 @@ use crate::{
     test_world::{Hook, Source, TestFamily, World, both_families},
 };
 
+mod fragments;
+
 both_families!(
     whose_packets_go_out_and_how,
     one_mapping_for_every_remote_end,
@@ -414,7 +416,7 @@ fn another_cpu_that_is_faster_wins<F: TestFamily>() {
             moment,
             std::boxed::Box::new(move |tables| {
                 let parsed = F::walk(&frame.as_mut_slice(), crate::test_packet::NETWORK).unwrap();
-                open(tables, &parsed).unwrap();
+                open::<F, _>(tables, &parsed).unwrap();
             }),
         ));
         let outer = goes_out(&world, &packet);

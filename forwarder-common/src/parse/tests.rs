@@ -183,7 +183,7 @@ fn what_looks_like_udp_is_read_like_udp<F: TestFamily>() {
 
 fn a_source_that_cannot_be_answered_is_not_forwarded<F: TestFamily>() {
     let sources: &[&str] = if F::CLIENT.is_ipv4() {
-        &["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "239.9.9.9", "240.0.0.1", "255.255.255.255"]
+        &["0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.0.1", "224.0.0.1", "239.9.9.9", "240.0.0.1", "255.255.255.255"]
     } else {
         &["::", "::1", "fe80::1", "febf::1", "ff02::1"]
     };

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt};
 
 use crate::capture::{ETHERTYPE_ANY, set_packet_option};
 use crate::host::Host;
 use crate::service::readable_before;
 
+/// How much waits to be collected, in bytes of the kernel's memory.
+const RECEIVED: usize = 8 << 20;
 const LARGEST: usize = 65_536 + 64;
 
 /// A packet socket on one Ethernet interface that sends frames as they are and collects what the interface receives, but
@@ -27,6 +30,7 @@ impl Host {
         let described = format!("wire at {interface} of host {}", self.name());
         let socket = self.packet_socket(interface, ETHERTYPE_ANY).with_context(|| described.clone())?;
         set_packet_option(&socket, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+        setsockopt(&socket, RcvBufForce, &RECEIVED)?;
         Ok(Wire { socket, described })
     }
 }

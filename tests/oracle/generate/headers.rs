@@ -10,6 +10,7 @@ impl Generator {
         if self.one_in(3) {
             first.traffic_class = self.rng.u8(..);
         }
+        first.label = self.rng.u8(..16);
         first.hop_limit = self.pick(&[64, 64, 255, 128, 2, 3, 33]);
         first.df = self.one_in(2);
         if self.one_in(12) {
@@ -22,6 +23,7 @@ impl Generator {
                 first.options = self.ip_options();
             }
         }
+        second.label = first.label;
         second.traffic_class = first.traffic_class;
         second.hop_limit = first.hop_limit;
         second.df = first.df;
@@ -30,7 +32,7 @@ impl Generator {
         second.options.clone_from(&first.options);
     }
 
-    fn ip_options(&mut self) -> Vec<u8> {
+    pub(super) fn ip_options(&mut self) -> Vec<u8> {
         let mut options = match self.rng.u8(..9) {
             // No operation, end of list.
             0 => vec![1, 1, 1, 0],
@@ -55,7 +57,7 @@ impl Generator {
         options
     }
 
-    fn extensions(&mut self) -> Vec<(u8, Vec<u8>)> {
+    pub(super) fn extensions(&mut self) -> Vec<(u8, Vec<u8>)> {
         let padding = vec![1, 4, 0, 0, 0, 0];
         let long = [vec![1, 12], vec![0; 12]].concat();
         let unknown_to_skip = vec![0x1e, 4, 1, 2, 3, 4];
