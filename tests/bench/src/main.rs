@@ -18,6 +18,7 @@
 mod addresses;
 mod apps;
 mod check;
+mod control;
 mod cpu;
 mod establish;
 mod forwarding;
@@ -117,6 +118,7 @@ struct Work {
     groups: Vec<Group>,
     rates: Plan,
     apps: apps::Plan,
+    control: control::Plan,
 }
 
 impl Work {
@@ -128,18 +130,19 @@ impl Work {
             groups: groups::matching(selection),
             rates: Plan { rounds: rounds(9, 4), length: length(100, 30), in_order: options.in_order },
             apps: apps::Plan::new(selection, rounds(5, 3), length(1000, 400)),
+            control: control::Plan::new(selection, rounds(5, 1)),
         }
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
         let rates = self.groups.iter().flat_map(|group| group.rows.iter().map(ToString::to_string));
-        rates.chain(self.apps.names())
+        rates.chain(self.apps.names()).chain(self.control.names())
     }
 
     fn measure(self, options: &Options, binaries: &[&Path]) -> Result<Report> {
         let groups: Vec<Group> = self.groups.into_iter().map(|group| group.with_binaries(binaries.len())).collect();
         let steps: usize = groups.iter().map(|group| measure::steps(group, &self.rates)).sum();
-        let progress = Progress::new(steps + self.apps.steps())?;
+        let progress = Progress::new(steps + self.apps.steps() + self.control.steps())?;
         let rates = if groups.is_empty() {
             None
         } else {
@@ -150,6 +153,13 @@ impl Work {
         };
         let apps = (self.apps.names().next().is_some())
             .then(|| apps::run(&self.apps, &options.forwarder, &options.peers, &progress));
-        Ok(Report { machine: Machine::read(&options.forwarder), rates, apps: apps.transpose()? })
+        let control =
+            (self.control.names().next().is_some()).then(|| control::run(&self.control, &options.forwarder, &progress));
+        Ok(Report {
+            machine: Machine::read(&options.forwarder),
+            rates,
+            apps: apps.transpose()?,
+            control: control.transpose()?,
+        })
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::Apps;
+use crate::control::Control;
 use crate::machine::Machine;
 use crate::rates::Rates;
 
@@ -14,6 +15,7 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) rates: Option<Rates>,
     pub(crate) apps: Option<Apps>,
+    pub(crate) control: Option<Control>,
 }
 
 impl fmt::Display for Report {
@@ -24,6 +26,9 @@ impl fmt::Display for Report {
         }
         if let Some(apps) = &self.apps {
             writeln!(f, "\n{apps}")?;
+        }
+        if let Some(control) = &self.control {
+            writeln!(f, "\n{control}")?;
         }
         Ok(())
     }

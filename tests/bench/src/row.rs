@@ -248,7 +248,7 @@ impl Size {
 }
 
 /// A count as short as people say it: 1 k is 1000 of rules, which are counted by people, and 1024 of flows.
-fn count(number: u32) -> String {
+pub(crate) fn count(number: u32) -> String {
     match number {
         _ if number >= 1 << 20 && number.is_multiple_of(1 << 20) => format!("{}M", number >> 20),
         _ if number >= 1 << 10 && number.is_multiple_of(1 << 10) => format!("{}k", number >> 10),

@@ -20,6 +20,7 @@ const MOST_LINES: usize = 12;
 
 #[derive(Deserialize)]
 struct Status {
+    memory_bytes: u64,
     tables: Vec<Table>,
 }
 
@@ -102,6 +103,11 @@ impl Forwarder {
         let tables = self.json::<Status>("status")?.tables;
         let table = tables.iter().find(|table| table.table == wanted);
         Ok(table.with_context(|| format!("forwarder status shows no table {wanted:?}"))?.used)
+    }
+
+    /// Kernel memory of its maps and programs, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        Ok(self.json::<Status>("status")?.memory_bytes)
     }
 
     /// What has been forwarded from the client's side.
