@@ -20,6 +20,7 @@ mod apps;
 mod check;
 mod control;
 mod cpu;
+mod document;
 mod establish;
 mod forwarding;
 mod frame;
@@ -75,7 +76,9 @@ fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let binaries: Vec<&Path> = iter::once(&options.forwarder).chain(&options.beside).map(PathBuf::as_path).collect();
-    if let Some(missing) = binaries.iter().find(|binary| !binary.is_file()) {
+    if options.from.is_none()
+        && let Some(missing) = binaries.iter().find(|binary| !binary.is_file())
+    {
         bail!("{} is no file; cargo xtask bench builds the first and passes it", missing.display());
     }
     let json = options.json.as_ref().map(|path| {
@@ -83,10 +86,16 @@ fn run(options: &Options) -> Result<()> {
     });
     // Said before the measuring, not after it.
     let json = json.transpose()?;
-    let report = work.measure(options, &binaries)?;
+    let report = match &options.from {
+        Some(file) => Report::read(file)?,
+        None => work.measure(options, &binaries)?,
+    };
     println!("{report}");
     if let Some((path, file)) = json {
         serde_json::to_writer_pretty(file, &report).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(directory) = &options.report {
+        document::write(&report, directory)?;
     }
     if options.check { check_ratios(&report, options, &binaries) } else { Ok(()) }
 }

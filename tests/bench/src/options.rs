@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+/// Where the project keeps its report: the bench is built where it stands.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
+
 /// Measure packet rates: the machine's limit, kernel forwarding, nftables, and forwarder
 ///
 /// Everything runs on one CPU between network namespaces: compare ratios of one run, not numbers of two machines.
@@ -37,7 +40,13 @@ pub(crate) struct Options {
     /// Also write everything that was measured to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// The CPU everything runs on; by default the last one
+    /// Write benchmarks.md and its plots, of everything that was measured, into this directory; by default docs/
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = DOCS)]
+    pub(crate) report: Option<PathBuf>,
+    /// Measure nothing; show, check or report what --json wrote to this file
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub(crate) from: Option<PathBuf>,
+    /// The CPU that packet rates are measured on; by default the last one
     #[arg(long, value_name = "N")]
     pub(crate) cpu: Option<usize>,
     /// Where relays are that the machine lacks: a directory with usr/sbin and so on below it

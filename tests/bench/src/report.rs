@@ -1,7 +1,10 @@
 //! The result, for people and for programs.
 
 use std::fmt;
+use std::fs;
+use std::path::Path;
 
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::apps::Apps;
@@ -16,6 +19,14 @@ pub(crate) struct Report {
     pub(crate) rates: Option<Rates>,
     pub(crate) apps: Option<Apps>,
     pub(crate) control: Option<Control>,
+}
+
+impl Report {
+    /// What an earlier run has written.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no result of this bench", file.display()))
+    }
 }
 
 impl fmt::Display for Report {

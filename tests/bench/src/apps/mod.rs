@@ -267,6 +267,11 @@ pub(crate) fn short(value: f64) -> String {
 }
 
 impl Value {
+    /// Whether it is a rate, rather than a time or a cost.
+    pub(crate) fn more_is_better(&self) -> bool {
+        matches!(self.metric.as_str(), "gbps" | "per-second")
+    }
+
     /// For people: the median, and how it is beside nftables.
     pub(crate) fn text(&self) -> String {
         let times = self.of_nftables.map_or_else(String::new, |times| format!(" ({:.2})", times.median));
