@@ -43,6 +43,12 @@ impl Delta {
         Self(fold(!old as u32 + new as u32))
     }
 
+    /// The sum of an address.
+    #[inline(always)]
+    pub fn sum<A: Address>(address: A) -> Self {
+        Self(fold(address.word_sum()))
+    }
+
     /// One address becomes another. Folded on its own, so that the result fits 16 bits for every family.
     #[inline(always)]
     pub fn address<A: Address>(old: A, new: A) -> Self {
@@ -54,6 +60,20 @@ impl Delta {
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(fold(self.0 as u32 + other.0 as u32))
+    }
+
+    /// Half of this sum: what, added to itself, comes to it. Always there, for 2 has an inverse modulo 2^16 - 1.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halved(self) -> Self {
+        Self(self.0.rotate_right(1))
+    }
+
+    /// The checksum of data with this sum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn checksum(self) -> u16 {
+        !self.0
     }
 
     /// The change that undoes this one.

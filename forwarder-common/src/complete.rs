@@ -7,7 +7,7 @@ use crate::{
     decide::{Decision, stateless_forward, stateless_reply},
     find::{Found, find},
     flow_state::FlowState,
-    fragment, mapping,
+    fragment, mapping, mss,
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed, Transport},
@@ -56,13 +56,13 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
     match hop.state {
         NextHopState::Resolved | NextHopState::Unresolved => {}
         NextHopState::Local if found.may_be_own() => return Verdict::of(Outcome::ToSelf),
-        _ => return Verdict::of(Outcome::DropNoRoute),
+        _ => return refuse(tables, parsed, &found, &hop, Outcome::DropNoRoute),
     }
     if parsed.hop_limit <= 1 {
-        return Verdict::of(Outcome::DropTtl);
+        return refuse(tables, parsed, &found, &hop, Outcome::DropTtl);
     }
     if on_the_wire(packet, network, parsed) > hop.mtu {
-        return Verdict::of(Outcome::DropTooBig);
+        return refuse(tables, parsed, &found, &hop, Outcome::DropTooBig);
     }
     let Some(mut draft) = tables.draft() else { return Verdict::of(Outcome::DropError) };
     if let Err(outcome) = commit(tables, parsed, &found, &mut draft) {
@@ -75,8 +75,24 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
     if rewrite::<F>(packet, network, parsed, &decision.rewrite).is_none() {
         return Verdict::of(Outcome::DropError);
     }
+    if mss::announced(parsed) && decision.mss != mss::UNCHANGED {
+        mss::clamp::<F, _>(packet, tables, network, parsed, &(hop.mtu, decision.mss));
+    }
     tables.count_forwarded(decision.counter, decision.direction, parsed.length);
     Verdict::forward(hop)
+}
+
+/// The packet cannot be forwarded, and its sender may be told: [`crate::answer`]. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn refuse<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    found: &Found<'_, A, T::Entry>,
+    hop: &Hop,
+    outcome: Outcome,
+) -> Verdict {
+    tables.keep_answerer(found.known_to_sender(parsed));
+    Verdict::refused(outcome, *hop)
 }
 
 /// Where a packet goes after the rewrite. Not inlined: a stack frame of its own.

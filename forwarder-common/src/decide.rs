@@ -18,13 +18,15 @@ pub struct Decision<A> {
     pub counter: u32,
     /// Which way it goes.
     pub direction: Direction,
+    /// The largest segment size that TCP may announce ([`crate::mss`]).
+    pub mss: u16,
 }
 
 impl<A: Copy> Decision<A> {
     /// What a flow entry says.
     #[inline(always)]
     pub const fn of_flow(flow: &Flow<A>) -> Self {
-        Self { rewrite: flow.rewrite, counter: flow.counter, direction: flow.direction() }
+        Self { rewrite: flow.rewrite, counter: flow.counter, direction: flow.direction(), mss: flow.mss }
     }
 }
 
@@ -171,6 +173,7 @@ pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Opti
             rewrite: prefix::forward(rule, &parsed.key)?,
             counter: rule.counter,
             direction: Direction::Forward,
+            mss: rule.mss,
         });
     }
     let dst_port = backend_port(rule, parsed);
@@ -185,6 +188,7 @@ pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Opti
         },
         counter: rule.counter,
         direction: Direction::Forward,
+        mss: rule.mss,
     })
 }
 
@@ -196,6 +200,7 @@ pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Option
             rewrite: prefix::reply(rule, &parsed.key)?,
             counter: rule.counter,
             direction: Direction::Reply,
+            mss: rule.mss,
         });
     }
     let src_port = if rule.port_shift == 0 {
@@ -214,6 +219,7 @@ pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Option
         },
         counter: rule.counter,
         direction: Direction::Reply,
+        mss: rule.mss,
     })
 }
 

@@ -6,6 +6,7 @@ use crate::{
     apply::apply,
     decide::{Decision, admits, backend_rule, is_hairpin, is_own, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
+    mss,
     packet::Packet,
     parse::{Family, Parsed, TcpFields, Transport},
     tables::{FlowEntry, Hop, Tables},
@@ -32,6 +33,12 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         Ok(hop) => hop,
         Err(outcome) => return Verdict::of(outcome),
     };
+    if mss::announced(&parsed)
+        && decision.mss != mss::UNCHANGED
+        && !mss::fits::<F, _>(packet, tables, &parsed, hop.mtu, decision.mss)
+    {
+        return Verdict::of(Outcome::ToTc);
+    }
     if apply::<F>(packet, network, &parsed, &decision.rewrite).is_none() {
         return Verdict::of(Outcome::ToTc);
     }

@@ -41,6 +41,21 @@ impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
         }
     }
 
+    /// The address that the sender of a packet takes for the other end, where it is one of ours, else that of the rule:
+    /// what an answer to the sender comes from.
+    #[inline(always)]
+    pub(crate) fn known_to_sender(&self, parsed: &Parsed<A>) -> A {
+        match self {
+            Self::Reply(_) => self.src(parsed),
+            Self::Established(entry) | Self::Embryonic(entry) => {
+                let flow = entry.get();
+                let to_client_itself = flow.direction() == Direction::Reply && flow.rewrite.dst == parsed.key.dst;
+                if to_client_itself { flow.rewrite.src } else { parsed.key.dst }
+            }
+            Self::Forward(_) | Self::New(_) => parsed.key.dst,
+        }
+    }
+
     /// The destination after the rewrite.
     #[inline(always)]
     pub(crate) fn dst(&self, parsed: &Parsed<A>) -> A {

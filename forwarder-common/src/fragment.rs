@@ -38,7 +38,7 @@ pub(crate) fn goes<F: Family, T: Tables<F::Address>>(
     first: &Parsed<F::Address>,
     decision: &Decision<F::Address>,
 ) -> bool {
-    let Decision { rewrite, counter, direction } = *decision;
+    let Decision { rewrite, counter, direction, .. } = *decision;
     let key = F::datagram(first);
     note(tables, &key, Fate::Forward, Datagram { rewrite, counter, direction: direction as u8, ..Datagram::default() });
     tables.holds(&key)

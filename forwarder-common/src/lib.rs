@@ -15,6 +15,7 @@ extern crate std;
 
 pub mod abi;
 pub mod address;
+pub mod answer;
 pub mod apply;
 pub mod checksum;
 pub mod complete;
@@ -25,6 +26,7 @@ pub mod flow_state;
 pub mod fragment;
 pub mod icmp_error;
 mod mapping;
+pub mod mss;
 pub mod open_flow;
 pub mod outgoing;
 pub mod packet;

@@ -53,6 +53,8 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     draft.flow.state = FlowState::Opening as u8;
     draft.flow.direction = Direction::Forward as u8;
     draft.flow.flags = 0;
+    draft.flow.mss = rule.mss;
+    draft.flow.zero = [0; 3];
     draft.flow.sweep_slot = 0;
     draft.flow.packets = 1;
     draft.flow.bytes = parsed.length.into();

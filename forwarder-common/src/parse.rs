@@ -70,6 +70,8 @@ pub trait Family {
     type Address: Address;
     /// Its ethertype, as loaded from the wire.
     const ETHERTYPE: u16;
+    /// The length of its header, without options and extension headers.
+    const HEADER: usize;
 
     /// Reads a packet of the common shape: no IP options, no extension headers, no fragment, no ICMP but echo.
     ///

@@ -5,8 +5,9 @@ use core::ops::DerefMut;
 use crate::{
     abi::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rewrite, Rule, RuleRef,
-        Settings, Ticks,
+        Settings, Ticks, next_hop_flags,
     },
+    answer::About,
     decide::Decision,
     flow_state::FlowState,
     packet::Packet,
@@ -46,6 +47,14 @@ pub struct Hop {
 }
 
 impl Hop {
+    /// Whether the link header can be written at once. Else the kernel's neighbour code sends the packet.
+    #[inline(always)]
+    pub const fn is_known(&self) -> bool {
+        let known = matches!(self.state, NextHopState::Resolved) && self.flags & next_hop_flags::CONFIRM == 0;
+        // A device without link header has no neighbours to ask.
+        known || self.flags & next_hop_flags::NO_LINK_HEADER != 0
+    }
+
     /// No way out.
     pub const NONE: Self =
         Self { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
@@ -138,6 +147,15 @@ pub trait Tables<A> {
     fn way(&self, src: A, dst: A) -> Way;
     /// The interface that the packet came in by.
     fn ingress(&self) -> u32;
+    /// The MTU of the way towards `dst` for packets from `src`, in bytes of IP packet; `u32::MAX` where it is not known.
+    fn mtu(&self, src: A, dst: A) -> u32;
+
+    /// Keeps the address that an answer to the packet comes from; network order.
+    fn keep_answerer(&self, answerer: A);
+    /// What was kept last; `None` only if the kernel had no memory to give.
+    fn answerer(&self) -> Option<A>;
+    /// Whether one more answer may be sent now; counts as sent.
+    fn may_answer(&self, about: About) -> bool;
 
     /// Keeps what the parser found in memory that is not on the stack. Beside saving stack, it makes the kernel's
     /// verifier forget along which of the parser's many ways it came, so that it follows the rest only once.

@@ -34,7 +34,7 @@ pub(crate) mod flags {
 /// What is inside an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// A TCP header without options and these flags.
+    /// A TCP header with the packet's options, if any, and these flags.
     Tcp(u8),
     Udp,
     /// UDP with the checksum field 0.
@@ -62,6 +62,8 @@ pub(crate) struct TestPacket {
     pub(crate) payload: Vec<u8>,
     /// IPv4 options: a multiple of four bytes.
     pub(crate) options: Vec<u8>,
+    /// TCP options: a multiple of four bytes.
+    pub(crate) tcp_options: Vec<u8>,
     /// IPv6 extension headers: number, and what follows the first two bytes (six bytes, or eight more each).
     pub(crate) extensions: Vec<(u8, Vec<u8>)>,
     /// The fragment word of an IPv4 header, host order.
@@ -84,6 +86,7 @@ impl TestPacket {
             hop_limit: 64,
             payload: b"payload".to_vec(),
             options: vec![],
+            tcp_options: vec![],
             extensions: vec![],
             fragment: 0,
             trailer: vec![],
@@ -136,7 +139,9 @@ impl TestPacket {
             Body::Tcp(flags) => {
                 let mut tcp = ports;
                 // Each end's first sequence number is 0x01020304, and both acknowledge it.
-                tcp.extend([1, 2, 3, 4, 1, 2, 3, 5, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+                let words = u8::try_from(5 + self.tcp_options.len() / 4).unwrap();
+                tcp.extend([1, 2, 3, 4, 1, 2, 3, 5, words << 4, flags, 0x20, 0, 0, 0, 0, 0]);
+                tcp.extend(&self.tcp_options);
                 tcp
             }
             Body::Udp | Body::UdpUnsummed => {
@@ -305,6 +310,48 @@ pub(crate) fn internet_checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).unwrap()
+}
+
+/// The frame of an error from `src` to `dst` that quotes these bytes of an IP packet: ICMP type, code and the rest of the
+/// header; the type of service where there is one.
+pub(crate) fn icmp_error(
+    src: IpAddr,
+    dst: IpAddr,
+    (kind, code, rest): (u8, u8, u32),
+    quoted: &[u8],
+    tos: u8,
+) -> Vec<u8> {
+    let mut icmp = vec![kind, code, 0, 0];
+    icmp.extend(rest.to_be_bytes());
+    icmp.extend(quoted);
+    let length = |more: usize| u16::try_from(icmp.len() + more).unwrap().to_be_bytes();
+    let (mut header, pseudo_header, ethertype) = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut header = vec![0x45, tos];
+            header.extend(length(20));
+            header.extend([0, 0, 0x40, 0, 64, 1, 0, 0]);
+            header.extend([src.octets(), dst.octets()].concat());
+            let sum = internet_checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            (header, vec![], [8, 0])
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let mut header = vec![0x60, 0, 0, 0];
+            header.extend(length(0));
+            header.extend([58, 64]);
+            let ends = [src.octets(), dst.octets()].concat();
+            header.extend(&ends);
+            (header, [ends, length(0).to_vec(), vec![0, 58]].concat(), [0x86, 0xdd])
+        }
+        _ => panic!("an error of two families"),
+    };
+    let sum = internet_checksum(&[pseudo_header, icmp.clone()].concat());
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(ethertype);
+    frame.append(&mut header);
+    frame.append(&mut icmp);
+    frame
 }
 
 /// How wrong the checksums of a frame are (IP header, transport), 0 for right: what a receiver's sum would be.

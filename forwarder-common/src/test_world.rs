@@ -13,6 +13,7 @@ use crate::{
     flow_state::FlowState,
     fragment,
     icmp_error::{self, Embeds},
+    mss,
     outgoing,
     packet::Packet,
     parse::{Ipv4, Ipv6},
@@ -183,6 +184,7 @@ impl<F: TestFamily> World<F> {
             to_delta: Delta::address(F::address(listen.ip()), F::address(to.ip())).0,
             port_shift: to.port().wrapping_sub(listen.port()),
             flags,
+            mss: mss::BY_MTU,
             // Not the slot, so that a test sees when the wrong one is counted.
             counter: slot + 100,
             allow: 0,

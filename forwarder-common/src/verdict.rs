@@ -1,9 +1,6 @@
 //! What becomes of a packet. Every packet leaves each hook with exactly one [`Outcome`], which is a counter's index.
 
-use crate::{
-    abi::{NextHopState, next_hop_flags},
-    tables::Hop,
-};
+use crate::tables::Hop;
 
 /// Declares [`Outcome`] together with its names, so that a new one cannot be forgotten anywhere.
 macro_rules! outcomes {
@@ -51,6 +48,8 @@ pub enum Kind {
     Drop,
     /// Taken in: it comes by this hook again, or what was made of it.
     Hold,
+    /// Not forwarded, and turned into an ICMP error that tells its sender.
+    Answer,
 }
 
 outcomes! {
@@ -116,6 +115,12 @@ outcomes! {
     HeldForFirst = "held_for_first" Hold,
     /// A first fragment for which others waited: it arrives again, and they after it.
     HeldToFollow = "held_to_follow" Hold,
+    /// Its TTL or hop limit would reach 0: Time Exceeded to its sender.
+    AnsweredTtl = "answered_ttl" Answer,
+    /// There is no route to the next hop: Destination Unreachable to its sender.
+    AnsweredNoRoute = "answered_no_route" Answer,
+    /// Larger than the way out takes: Fragmentation Needed or Packet Too Big to its sender.
+    AnsweredTooBig = "answered_too_big" Answer,
 }
 
 /// What a hook does with a packet: why, and where to if it goes on.
@@ -124,9 +129,10 @@ outcomes! {
 /// verifier refuses a program that as much as copies them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it is forwarded, passed or dropped ([`Outcome::kind`]), and why.
+    /// Whether it is forwarded, passed, dropped or answered ([`Outcome::kind`]), and why.
     pub outcome: Outcome,
-    /// The way out of a packet that is forwarded; [`Hop::NONE`] for every other.
+    /// The way out of a packet that is forwarded, and of an answer. Of a dropped packet whose sender is to be told: the
+    /// way it could not take. [`Hop::NONE`] for every other.
     pub hop: Hop,
 }
 
@@ -140,19 +146,19 @@ impl Verdict {
     /// The packet is rewritten: it leaves by this next hop.
     #[inline(always)]
     pub fn forward(hop: Hop) -> Self {
-        // A device without link header has no neighbours to ask.
-        let known = hop.state == NextHopState::Resolved && hop.flags & next_hop_flags::CONFIRM == 0;
-        if known || hop.flags & next_hop_flags::NO_LINK_HEADER != 0 {
-            Self::transmit(hop)
-        } else {
-            Self::neighbour(hop)
-        }
+        if hop.is_known() { Self::transmit(hop) } else { Self::neighbour(hop) }
     }
 
     /// The packet is rewritten: it leaves by `hop.interface` with `hop.link_addresses`.
     #[inline(always)]
     pub const fn transmit(hop: Hop) -> Self {
         Self { outcome: Outcome::Forwarded, hop }
+    }
+
+    /// The packet is not forwarded, because of the way out that it would have: its sender may be told.
+    #[inline(always)]
+    pub const fn refused(outcome: Outcome, hop: Hop) -> Self {
+        Self { outcome, hop }
     }
 
     /// The packet is rewritten: the kernel's neighbour code sends it out of `hop.interface`.
@@ -185,6 +191,7 @@ mod tests {
             assert_eq!(outcome.name().starts_with("drop_"), outcome.kind() == Kind::Drop);
             assert_eq!(outcome.name().starts_with("forwarded"), outcome.kind() == Kind::Forward);
             assert_eq!(outcome.name().starts_with("held_"), outcome.kind() == Kind::Hold);
+            assert_eq!(outcome.name().starts_with("answered_"), outcome.kind() == Kind::Answer);
         }
     }
 }

@@ -27,6 +27,8 @@ pub mod ipv4 {
 
     /// Length of the header without options.
     pub const LEN: usize = Ipv4Hdr::LEN;
+    /// Type of service: DSCP and ECN.
+    pub const TYPE_OF_SERVICE: usize = offset_of!(Ipv4Hdr, tos);
     /// Total length.
     pub const TOTAL_LENGTH: usize = offset_of!(Ipv4Hdr, tot_len);
     /// Flags and fragment offset.
@@ -67,6 +69,8 @@ pub mod ipv6 {
 
     /// Length of the header.
     pub const LEN: usize = Ipv6Hdr::LEN;
+    /// The least MTU that a link has (RFC 8200 section 5).
+    pub const LEAST_MTU: u32 = 1280;
     /// Payload length.
     pub const PAYLOAD_LENGTH: usize = offset_of!(Ipv6Hdr, payload_len);
     /// Next header.
@@ -126,6 +130,14 @@ pub mod tcp {
     pub const DATA_OFFSET: usize = 12;
     /// Checksum.
     pub const CHECKSUM: usize = offset_of!(TcpHdr, check);
+    /// Options: end of the list, one byte (RFC 9293 section 3.2).
+    pub const OPTION_END: u8 = 0;
+    /// Options: nothing, one byte.
+    pub const OPTION_NOTHING: u8 = 1;
+    /// Options: maximum segment size (RFC 9293 section 3.7.1).
+    pub const OPTION_MSS: u8 = 2;
+    /// Length of that option.
+    pub const OPTION_MSS_LEN: u8 = 4;
     /// FIN flag.
     pub const FIN: u8 = 0x01;
     /// SYN flag.
@@ -154,7 +166,7 @@ pub mod sctp {
 
 /// ICMP (RFC 792) and ICMPv6 (RFC 4443): the echo messages have the same shape in both.
 pub mod icmp {
-    /// Length of an echo header.
+    /// Length of an echo header, and of what precedes the packet in an error.
     pub const LEN: usize = 8;
     /// Checksum.
     pub const CHECKSUM: usize = 2;
@@ -162,6 +174,28 @@ pub mod icmp {
     pub const IDENTIFIER: usize = 4;
     /// Echo reply (RFC 792).
     pub const ECHO_REPLY: u8 = 0;
+    /// Destination Unreachable (RFC 792).
+    pub const UNREACHABLE: u8 = 3;
+    /// Code of Destination Unreachable: no route to the network (RFC 792).
+    pub const NET: u8 = 0;
+    /// Code of Destination Unreachable: no way to the host (RFC 792).
+    pub const HOST: u8 = 1;
+    /// Code of Destination Unreachable: larger than the next link takes, and not to be cut (RFC 1191).
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Code of Destination Unreachable: communication administratively prohibited (RFC 1812 section 5.2.7.1).
+    pub const PROHIBITED: u8 = 13;
+    /// Time Exceeded (RFC 792).
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Destination Unreachable (RFC 4443 section 3.1).
+    pub const V6_UNREACHABLE: u8 = 1;
+    /// Code of Destination Unreachable: no route to the destination (RFC 4443 section 3.1).
+    pub const V6_NO_ROUTE: u8 = 0;
+    /// Code of Destination Unreachable: communication administratively prohibited (RFC 4443 section 3.1).
+    pub const V6_PROHIBITED: u8 = 1;
+    /// Packet Too Big (RFC 4443 section 3.2).
+    pub const V6_TOO_BIG: u8 = 2;
+    /// Time Exceeded (RFC 4443 section 3.3).
+    pub const V6_TIME_EXCEEDED: u8 = 3;
     /// Echo request (RFC 792).
     pub const ECHO_REQUEST: u8 = 8;
     /// Destination unreachable (RFC 792).

@@ -24,7 +24,8 @@ pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
     count::outcome(Hook::Xdp, verdict.outcome);
     match verdict.outcome.kind() {
         Kind::Pass => xdp_action::XDP_PASS,
-        Kind::Drop | Kind::Hold => xdp_action::XDP_DROP,
+        // Only TC answers.
+        Kind::Drop | Kind::Hold | Kind::Answer => xdp_action::XDP_DROP,
         Kind::Forward => {
             if packet.write(0, verdict.hop.link_addresses).is_none() {
                 return xdp_action::XDP_ABORTED;
@@ -52,7 +53,8 @@ pub(crate) fn tc(packet: &mut TcPacket, verdict: &Verdict, network: usize, ether
         Kind::Pass => Some(TC_ACT_UNSPEC),
         Kind::Drop | Kind::Hold => Some(TC_ACT_SHOT),
         Kind::Forward if verdict.outcome == Outcome::Forwarded => transmit(packet, &verdict.hop, network, ethertype),
-        Kind::Forward => by_neighbour(packet, &verdict.hop, network, ethertype),
+        Kind::Answer if verdict.hop.is_known() => transmit(packet, &verdict.hop, network, ethertype),
+        Kind::Forward | Kind::Answer => by_neighbour(packet, &verdict.hop, network, ethertype),
     };
     let Some(action) = sent else {
         count::outcome(Hook::Tc, Outcome::DropError);

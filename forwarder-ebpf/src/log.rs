@@ -17,7 +17,7 @@ use forwarder_common::{
 #[inline(always)]
 pub(crate) fn verdict<A: Logged>(context: *mut __sk_buff, outcome: Outcome, key: Option<&FlowKey<A>>) {
     let level = match outcome.kind() {
-        Kind::Drop => Level::Info,
+        Kind::Drop | Kind::Answer => Level::Info,
         Kind::Forward | Kind::Hold => Level::Debug,
         Kind::Pass => Level::Trace,
     };

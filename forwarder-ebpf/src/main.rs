@@ -17,6 +17,7 @@ mod held;
 mod log;
 mod losses;
 mod maps;
+mod quote;
 mod routing;
 mod sockets;
 mod steps;
@@ -108,11 +109,14 @@ fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
         if outcome == steps::AGAIN {
             outcome = S::plain(context);
         }
-    } else if outcome == Outcome::Fragment as u32 {
-        outcome = S::later_fragment(context);
     }
-    if outcome == Outcome::IcmpOther as u32 {
+    // No answer to what the two below refuse: a fragment that is not the first, an ICMP error.
+    if outcome == Outcome::Fragment as u32 {
+        outcome = S::later_fragment(context);
+    } else if outcome == Outcome::IcmpOther as u32 {
         outcome = S::icmp(context);
+    } else if [Outcome::DropTtl as u32, Outcome::DropTooBig as u32, Outcome::DropNoRoute as u32].contains(&outcome) {
+        outcome = S::answer(context, outcome);
     }
     if outcome == Outcome::HeldToFollow as u32 {
         S::hand_in(context);

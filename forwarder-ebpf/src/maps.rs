@@ -14,6 +14,7 @@ use forwarder_common::{
         RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
     },
     address::{Address, V4, V6},
+    answer::Budget,
     parse::Parsed,
     tables::{Draft, Hop},
 };
@@ -89,6 +90,8 @@ pub(crate) static HELD_RINGS: Array<u64, { 2 * RINGS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static WAY_OUT: PerCpuArray<Hop, 1> = PerCpuArray::new();
 #[btf_map]
+pub(crate) static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
+#[btf_map]
 pub(crate) static LAST_VERDICT: Array<[u32; 8], 1> = Array::new();
 
 #[btf_map]
@@ -153,6 +156,14 @@ pub(crate) static PARSED_V6: ParsedPacket<V6> = PerCpuArray::new();
 pub(crate) const PIECE_BYTES: u32 = 512;
 /// A piece of a packet: one word longer, for the verifier does not see that rounding up to whole words stays inside.
 pub(crate) type Piece = [u32; PIECE_BYTES as usize / 4 + 1];
+/// What answers to senders are limited by, on one CPU, and what is being worked out about one.
+#[repr(C)]
+pub(crate) struct Answers {
+    /// Indexed by [`forwarder_common::answer::About`].
+    pub(crate) budgets: [Budget; 2],
+    /// The address that an answer comes from, of either family; network order.
+    pub(crate) answerer: V6,
+}
 
 /// The sweeper's timer and how far it has come.
 #[repr(C)]

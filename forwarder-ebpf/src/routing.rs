@@ -5,13 +5,12 @@
 //! (`next_hop_flags::CONFIRM`): that probes, and a backend that comes back with another MAC is found as soon as by
 //! kernel forwarding.
 
-use core::ffi::c_void;
-
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
     },
-    helpers::{bpf_check_mtu, bpf_fib_lookup},
+    helpers::bpf_fib_lookup,
 };
 use forwarder_common::{
     abi::{NextHop, NextHopState, elapsed, next_hop_flags, setting_flags},
@@ -135,7 +134,7 @@ fn ask<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
             NextHopState::Resolved
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
-            slot.mtu = device_mtu(tables.context, lookup.ifindex);
+            slot.mtu = route_mtu(tables, slot.src, slot.dst);
             // A device without link header never has neighbours: for it this is the final answer.
             if slot.flags & next_hop_flags::NO_LINK_HEADER != 0 {
                 NextHopState::Resolved
@@ -144,7 +143,9 @@ fn ask<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
             }
         }
         BPF_FIB_LKUP_RET_NOT_FWDED => NextHopState::Local,
-        _ => NextHopState::Unreachable,
+        BPF_FIB_LKUP_RET_UNREACHABLE => NextHopState::Unreachable,
+        BPF_FIB_LKUP_RET_PROHIBIT => NextHopState::Prohibited,
+        _ => NextHopState::Blackhole,
     };
     slot.state = state as u16;
 }
@@ -163,12 +164,32 @@ fn interface_flags(interface: u32) -> u16 {
     flags
 }
 
-/// A device's MTU in bytes of IP packet; unlimited if the kernel does not tell.
+/// The MTU of the way for packets from `src` to `dst`, in bytes of IP packet; unlimited if the kernel does not tell.
+///
+/// Asked anew each time, for the few packets that want to know: a kept answer would need a packet that goes there and
+/// confirms the neighbour.
 #[inline(always)]
-fn device_mtu(context: *mut c_void, interface: u32) -> u32 {
-    let mut mtu = 0;
-    // SAFETY: the program's own argument and a word of ours. It returns whether this packet fits, which the caller
-    // works out for the translated packet itself.
-    unsafe { bpf_check_mtu(context, interface, &raw mut mtu, 0, 0) };
-    if mtu == 0 { u32::MAX } else { mtu }
+pub(crate) fn mtu<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> u32 {
+    let by_source = tables.settings.flags & setting_flags::ROUTE_BY_SOURCE != 0;
+    route_mtu(tables, if by_source { src } else { M::Address::default() }, dst)
+}
+
+/// As [`mtu`]. A lookup for a packet that is larger than any MTU fails with the MTU, before it comes to neighbours.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn route_mtu<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> u32 {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    lookup.family = M::ADDRESS_FAMILY;
+    lookup.ifindex = LOOPBACK;
+    lookup.__bindgen_anon_1.tot_len = u16::MAX;
+    M::set_ends(&mut lookup, src, dst);
+    // SAFETY: the program's own argument, and a record of the size that is said.
+    let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+    match answer as u32 {
+        // SAFETY: both members of the union are the same 16-bit integer.
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => unsafe { lookup.__bindgen_anon_1.mtu_result }.into(),
+        _ => u32::MAX,
+    }
 }

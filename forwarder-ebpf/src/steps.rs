@@ -7,6 +7,7 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use forwarder_common::{
     abi::Settings,
+    answer::{self, Answering},
     complete, fragment,
     icmp_error::{self, Embeds},
     outgoing,
@@ -40,6 +41,8 @@ pub(crate) trait Steps {
     fn later_fragment(context: *mut __sk_buff) -> u32;
     /// ICMP that is no echo: an error may be about something forwarded.
     fn icmp(context: *mut __sk_buff) -> u32;
+    /// Tells the sender of a packet that was refused for its way out, as far as it is to be told.
+    fn answer(context: *mut __sk_buff, refused: u32) -> u32;
     /// Hands a first fragment for which others wait, or one that came at the same time as its first, in again.
     fn hand_in(context: *mut __sk_buff) -> u32;
     /// Logs and counts the outcome, and gives what the kernel is told (`TC_ACT_*`).
@@ -48,7 +51,7 @@ pub(crate) trait Steps {
 
 /// What belongs together: a family, its maps, and where its header starts on a kind of device.
 trait Path {
-    type Family: Embeds<Address: Logged>;
+    type Family: Embeds<Address: Logged> + Answering;
     type Maps: Maps<Address = <Self::Family as Family>::Address> + Routed + Sockets;
     const NETWORK: usize;
 }
@@ -64,6 +67,13 @@ fn leave(verdict: &Verdict) -> u32 {
         unsafe { way.write(verdict.hop) };
     }
     verdict.outcome as u32
+}
+
+/// What an earlier step left behind, with the outcome that it gave.
+#[inline(always)]
+fn verdict(outcome: u32) -> Verdict {
+    let outcome = Outcome::from_number(outcome).unwrap_or(Outcome::DropError);
+    Verdict { outcome, hop: WAY_OUT.get(0).copied().unwrap_or(Hop::NONE) }
 }
 
 /// Runs a step of the core with the packet and its tables.
@@ -108,20 +118,26 @@ fn icmp<P: Path>(context: *mut __sk_buff) -> u32 {
 }
 
 #[inline(always)]
+fn answer<P: Path>(context: *mut __sk_buff, refused: u32) -> u32 {
+    let refused = verdict(refused);
+    let mut packet = TcPacket::of(context);
+    with_tables::<P>(context, |tables| answer::answer::<P::Family, _>(&mut packet, tables, P::NETWORK, &refused))
+}
+
+#[inline(always)]
 fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
-    let outcome = Outcome::from_number(outcome).unwrap_or(Outcome::DropError);
-    let verdict = Verdict { outcome, hop: WAY_OUT.get(0).copied().unwrap_or(Hop::NONE) };
+    let verdict = verdict(outcome);
     let mut packet = TcPacket::of(context);
     let tables = tables::<P>(context, settings);
-    log::verdict(context, outcome, tables.kept().map(|parsed| &parsed.key));
+    log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
     action::tc(&mut packet, &verdict, P::NETWORK, P::Family::ETHERTYPE)
 }
 
 /// A path and its steps; each name is a symbol of the object.
 macro_rules! steps {
     ($path:ident: $family:ty, $maps:ty, $network:expr;
-     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $hand_in:ident $carry_out:ident) => {
+     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $hand_in:ident $carry_out:ident) => {
         pub(crate) struct $path;
 
         impl Path for $path {
@@ -146,6 +162,10 @@ macro_rules! steps {
             #[inline(always)]
             fn icmp(context: *mut __sk_buff) -> u32 {
                 $icmp(context)
+            }
+            #[inline(always)]
+            fn answer(context: *mut __sk_buff, refused: u32) -> u32 {
+                $answer(context, refused)
             }
             #[inline(always)]
             fn hand_in(context: *mut __sk_buff) -> u32 {
@@ -179,6 +199,11 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $answer(context: *mut __sk_buff, refused: u32) -> u32 {
+            answer::<$path>(context, refused)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $hand_in(context: *mut __sk_buff) -> u32 {
             held::hand_in::<$family, $maps, { $network }>(context);
             0
@@ -192,10 +217,10 @@ macro_rules! steps {
 }
 
 steps!(EthernetIpv4: Ipv4, MapsV4, ethernet::LEN;
-    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 hand_in_v4 carry_out_v4);
+    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 hand_in_v4 carry_out_v4);
 steps!(EthernetIpv6: Ipv6, MapsV6, ethernet::LEN;
-    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 hand_in_v6 carry_out_v6);
+    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 hand_in_v6 carry_out_v6);
 steps!(BareIpv4: Ipv4, MapsV4, 0;
-    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
+    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
 steps!(BareIpv6: Ipv6, MapsV6, 0;
-    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 hand_in_bare_v6 carry_out_bare_v6);
+    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 hand_in_bare_v6 carry_out_bare_v6);

@@ -4,6 +4,7 @@ use core::{
     ffi::c_void,
     marker::PhantomData,
     ops::{Deref, DerefMut},
+    ptr::NonNull,
 };
 
 use aya_ebpf::{
@@ -15,6 +16,7 @@ use forwarder_common::{
     abi::{
         AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, Ticks,
     },
+    answer::About,
     flow_state::FlowState,
     packet::Packet,
     parse::Parsed,
@@ -25,7 +27,7 @@ use forwarder_common::{
 use crate::{
     clock::now,
     count, held,
-    maps::Maps,
+    maps::{ANSWERS, Maps},
     routing::{self, Routed},
     sockets::{Socket, Sockets},
     sweep,
@@ -67,7 +69,10 @@ impl<M: Maps> KernelTables<M> {
 }
 
 /// A flow entry in a map. The kernel keeps the memory valid until the program ends, even if the entry goes.
-pub(crate) struct Entry<A>(*mut Flow<A>);
+///
+/// Never null: so `None` is a null pointer, and not a pointer that nobody has set, which the verifier refuses to see
+/// copied.
+pub(crate) struct Entry<A>(NonNull<Flow<A>>);
 
 impl<A> Clone for Entry<A> {
     #[inline(always)]
@@ -82,16 +87,16 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
     fn get(self) -> Flow<A> {
         // SAFETY: a value pointer from a lookup in this program run. Another CPU may write counters meanwhile: they
         // are whole words, and nothing is decided by them.
-        unsafe { self.0.read() }
+        unsafe { self.0.as_ptr().read() }
     }
 
     #[inline(always)]
     fn seen(self, now: Ticks, bytes: u32) {
         // SAFETY: as above. Two CPUs counting the same flow at once may lose a count, never more.
         unsafe {
-            (*self.0).packets += 1;
-            (*self.0).bytes += u64::from(bytes);
-            (*self.0).last_seen = now;
+            (*self.0.as_ptr()).packets += 1;
+            (*self.0.as_ptr()).bytes += u64::from(bytes);
+            (*self.0.as_ptr()).last_seen = now;
         }
     }
 
@@ -104,13 +109,13 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
     #[inline(always)]
     fn set_state(self, state: FlowState) {
         // SAFETY: as above; a single byte.
-        unsafe { (*self.0).state = state as u8 };
+        unsafe { (*self.0.as_ptr()).state = state as u8 };
     }
 
     #[inline(always)]
     fn await_acknowledgment(self, acknowledgment: u32) {
         // SAFETY: as above; a single word.
-        unsafe { (*self.0).sweep_slot = acknowledgment };
+        unsafe { (*self.0.as_ptr()).sweep_slot = acknowledgment };
     }
 
     #[inline(always)]
@@ -203,12 +208,12 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
 
     #[inline(always)]
     fn established(&self, key: &FlowKey<M::Address>) -> Option<Self::Entry> {
-        M::established().get_ptr_mut(key).map(Entry)
+        NonNull::new(M::established().get_ptr_mut(key)?).map(Entry)
     }
 
     #[inline(always)]
     fn embryonic(&self, key: &FlowKey<M::Address>) -> Option<Self::Entry> {
-        M::embryonic().get_ptr_mut(key).map(Entry)
+        NonNull::new(M::embryonic().get_ptr_mut(key)?).map(Entry)
     }
 
     #[inline(always)]
@@ -321,6 +326,36 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     fn ingress(&self) -> u32 {
         // SAFETY: only asked at TC, where the program's argument is an skb.
         unsafe { (*self.context.cast::<__sk_buff>()).ifindex }
+    }
+
+    #[inline(always)]
+    fn mtu(&self, src: M::Address, dst: M::Address) -> u32 {
+        routing::mtu::<M>(self, src, dst)
+    }
+
+    #[inline(always)]
+    fn keep_answerer(&self, answerer: M::Address) {
+        if let Some(answers) = ANSWERS.get_ptr_mut(0) {
+            // SAFETY: this CPU's own copy of an array value, valid while the program runs; the field has room for the
+            // longer address, and both are words.
+            unsafe { (&raw mut (*answers).answerer).cast::<M::Address>().write(answerer) };
+        }
+    }
+
+    #[inline(always)]
+    fn answerer(&self) -> Option<M::Address> {
+        let answers = ANSWERS.get_ptr_mut(0)?;
+        // SAFETY: as above.
+        Some(unsafe { (&raw const (*answers).answerer).cast::<M::Address>().read() })
+    }
+
+    #[inline(always)]
+    fn may_answer(&self, about: About) -> bool {
+        let Some(answers) = ANSWERS.get_ptr_mut(0) else { return false };
+        // SAFETY: as above; programs of a CPU that use it run one after the other.
+        let [mtu, other] = unsafe { &mut (*answers).budgets };
+        let budget = if about == About::Mtu { mtu } else { other };
+        budget.take(self.now)
     }
 
     #[inline(always)]

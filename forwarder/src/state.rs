@@ -78,6 +78,9 @@ pub struct RuleState {
     pub allow: Vec<String>,
     /// Whether it keeps no flows.
     pub stateless: bool,
+    /// What TCP's segment size is lowered to, in words.
+    #[serde(default)]
+    pub mss_clamp: String,
     /// Why it has to keep flows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why_not_stateless: Option<String>,

@@ -4,13 +4,23 @@ use forwarder_common::verdict::Outcome;
 use forwarder_lab::Family;
 
 use crate::fixture::{
-    Expected, arriving, check, check_at_tc, check_both, check_frame, compare, denied, difference, forward, reply,
+    Expected, arriving, check, check_at_tc, check_both, check_frame, compare, denied, difference, forward, reply, told,
     warm_up,
 };
-use crate::plan::{NARROW_MTU, end};
+use crate::plan::{NARROW_MTU, end, ip};
 use crate::test_packet::Body::{Tcp, Udp};
 use crate::test_packet::{Body, NETWORK, TestPacket, flags, wrongness};
 use crate::world::{self, Hook};
+
+/// The fragment word of a packet that is not to be cut.
+const DONT_FRAGMENT: u16 = 0x4000;
+
+/// The sender of a packet to `narrow` is told that route's MTU.
+fn told_mtu(family: Family, packet: &TestPacket) -> Expected {
+    let mtu = u32::try_from(NARROW_MTU).unwrap();
+    let message = if family == Family::V4 { (3, 4, mtu) } else { (2, 0, mtu) };
+    told(Outcome::AnsweredTooBig, ip(family, "public"), message, packet)
+}
 
 const RULES: &str = include_str!("../fixtures/rules.toml");
 
@@ -45,7 +55,10 @@ fn the_last_hop_is_not_taken() {
                 TestPacket::new(client, end(family, "public", 80), Udp).with(|packet| packet.hop_limit = limit)
             };
             for limit in [0, 1] {
-                check_at_tc(world, "no hop left", &with_limit(limit), Outcome::DropTtl);
+                let packet = with_limit(limit);
+                let exceeded = if family == Family::V4 { (11, 0, 0) } else { (3, 0, 0) };
+                let expected = told(Outcome::AnsweredTtl, ip(family, "public"), exceeded, &packet);
+                check_at_tc(world, "no hop left", &packet, expected);
             }
             for limit in [2, 255] {
                 let packet = with_limit(limit);
@@ -62,7 +75,9 @@ fn no_way_out() {
         for family in Family::ALL {
             let client = end(family, "client", 40_000);
             let prohibited = TestPacket::new(client, end(family, "public", 94), Udp);
-            check_at_tc(world, "a route that forbids", &prohibited, Outcome::DropNoRoute);
+            let forbidden = if family == Family::V4 { (3, 13, 0) } else { (1, 1, 0) };
+            let expected = told(Outcome::AnsweredNoRoute, ip(family, "public"), forbidden, &prohibited);
+            check_at_tc(world, "a route that forbids", &prohibited, expected);
             // A silent neighbour: the kernel asks, and keeps the packet meanwhile.
             let unresolved = TestPacket::new(client, end(family, "public", 93), Udp);
             let left = forward("unresolved", unresolved.forwarded(client, end(family, "silent", 93))).by_neighbour();
@@ -83,8 +98,9 @@ fn no_packet_is_longer_than_its_route_takes() {
         for family in Family::ALL {
             let client = end(family, "client", 40_000);
             let of_length = |body: Body, length: usize| {
-                let empty =
-                    TestPacket::new(client, end(family, "public", 95), body).with(|packet| packet.payload.clear());
+                let empty = TestPacket::new(client, end(family, "public", 95), body)
+                    .with(|packet| packet.payload.clear())
+                    .with(|packet| packet.fragment = DONT_FRAGMENT);
                 let rest = length - empty.length() as usize;
                 empty.with(|packet| packet.payload = (0..rest).map(|i| i as u8).collect())
             };
@@ -92,14 +108,19 @@ fn no_packet_is_longer_than_its_route_takes() {
                 let fits = of_length(body, NARROW_MTU);
                 let left = forward("narrow", fits.forwarded(client, end(family, "narrow", 95)));
                 check_both(world, "as long as the route takes", &fits, left);
-                check_at_tc(world, "a byte too long", &of_length(body, NARROW_MTU + 1), Outcome::DropTooBig);
+                let long = of_length(body, NARROW_MTU + 1);
+                check_at_tc(world, "a byte too long", &long, told_mtu(family, &long));
+                if family == Family::V4 {
+                    let to_be_cut = long.with(|packet| packet.fragment = 0);
+                    check_at_tc(world, "a byte too long, and to be cut", &to_be_cut, Outcome::DropTooBig);
+                }
             }
             // TC also sees packets that the kernel will cut: each segment counts by itself.
             let header = if family == Family::V4 { 20 + 20 } else { 40 + 20 };
             let long = of_length(Tcp(flags::ACK), 2 * NARROW_MTU - header);
             let fits = NARROW_MTU - header;
             let left = forward("narrow", long.forwarded(client, end(family, "narrow", 95)));
-            for (segment, expected) in [(fits, Expected::from(left)), (fits + 1, Expected::from(Outcome::DropTooBig))] {
+            for (segment, expected) in [(fits, Expected::from(left)), (fits + 1, told_mtu(family, &long))] {
                 let frame = arriving(world, &long);
                 let before = world.counts();
                 let ran = world.run_segmented(Hook::Tc, &frame, u32::try_from(segment).unwrap());

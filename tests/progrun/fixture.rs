@@ -9,7 +9,7 @@ use forwarder_common::verdict::{Kind, Outcome};
 use forwarder_lab::Family;
 
 use crate::plan;
-use crate::test_packet::{NETWORK, TestPacket, wrongness};
+use crate::test_packet::{NETWORK, TestPacket, icmp_error, wrongness};
 use crate::world::{Counts, Hook, Ran, World};
 
 /// What a hook must do with a packet.
@@ -19,6 +19,8 @@ pub(crate) enum Expected {
     Sent(Sent),
     /// Not a byte changed, and handed on.
     Passed(Outcome),
+    /// Turned into this ICMP error, which leaves for this station.
+    Told(Outcome, IpAddr, Vec<u8>),
     /// Dropped, with these counts of a rule.
     Dropped(Outcome, Option<(String, RuleCounters)>),
 }
@@ -96,9 +98,16 @@ impl From<Outcome> for Expected {
         match outcome.kind() {
             Kind::Pass => Self::Passed(outcome),
             Kind::Drop | Kind::Hold => Self::Dropped(outcome, None),
-            Kind::Forward => panic!("what is forwarded becomes another packet"),
+            Kind::Forward | Kind::Answer => panic!("it becomes another packet"),
         }
     }
+}
+
+/// The sender is told: an error (type, code, rest) from `src`, which quotes as much as it may of the packet.
+pub(crate) fn told(outcome: Outcome, src: IpAddr, message: (u8, u8, u32), packet: &TestPacket) -> Expected {
+    let (ip, dst) = (packet.ip(), packet.src.ip());
+    let longest = if dst.is_ipv4() { 576 - 28 } else { 1280 - 48 };
+    Expected::Told(outcome, dst, icmp_error(src, dst, message, &ip[..ip.len().min(longest)], 0xc0))
 }
 
 /// The client is not one that `rule` allows.
@@ -182,17 +191,26 @@ pub(crate) fn compare(
 ) -> Option<TestPacket> {
     let (outcome, rule) = match expected {
         Expected::Sent(sent) => (sent.outcome(), Some((sent.rule.clone(), counts_of(sent, frame)))),
-        Expected::Passed(outcome) => (*outcome, None),
+        Expected::Passed(outcome) | Expected::Told(outcome, ..) => (*outcome, None),
         Expected::Dropped(outcome, rule) => (*outcome, rule.clone()),
     };
     assert_eq!(ran.outcome, outcome, "{about}");
     assert_eq!(ran.returned, returned(hook, outcome), "{about}: returned");
-    let packet = if let Expected::Sent(sent) = expected {
-        Some(compare_sent(world, about, sent, ran))
-    } else {
-        assert_eq!(hex(&ran.frame), hex(frame), "{about}: changed");
-        assert_eq!(ran.interface, 0, "{about}: a way out");
-        None
+    let packet = match expected {
+        Expected::Sent(sent) => Some(compare_sent(world, about, sent, ran)),
+        Expected::Told(_, station, wanted) => {
+            let mut wanted = wanted.clone();
+            // If the kernel's neighbour code sends it, it writes over whatever is there.
+            wanted[..12].copy_from_slice(&ran.frame[..12]);
+            assert_eq!(hex(&ran.frame), hex(&wanted), "{about}: the error");
+            assert_eq!(ran.interface, world.index(plan::side_of(*station)), "{about}: the interface out");
+            None
+        }
+        Expected::Passed(_) | Expected::Dropped(..) => {
+            assert_eq!(hex(&ran.frame), hex(frame), "{about}: changed");
+            assert_eq!(ran.interface, 0, "{about}: a way out");
+            None
+        }
     };
     compare_counts(about, hook, outcome, rule.as_ref(), counted);
     packet
@@ -243,12 +261,12 @@ fn returned(hook: Hook, outcome: Outcome) -> u32 {
     const TC_ACT_SHOT: u32 = 2;
     const TC_ACT_REDIRECT: u32 = 7;
     match (hook, outcome.kind()) {
-        (Hook::Xdp, Kind::Drop | Kind::Hold) => XDP_DROP,
+        (Hook::Xdp, Kind::Drop | Kind::Hold | Kind::Answer) => XDP_DROP,
         (Hook::Xdp, Kind::Pass) => XDP_PASS,
         (Hook::Xdp, Kind::Forward) => XDP_REDIRECT,
         (Hook::Tc, Kind::Pass) => TC_ACT_UNSPEC,
         (Hook::Tc, Kind::Drop | Kind::Hold) => TC_ACT_SHOT,
-        (Hook::Tc, Kind::Forward) => TC_ACT_REDIRECT,
+        (Hook::Tc, Kind::Forward | Kind::Answer) => TC_ACT_REDIRECT,
     }
 }
 

@@ -124,6 +124,10 @@ pub struct Flow<A> {
     /// [`crate::window::Reached`]. While embryonic, in the client's direction of a TCP flow: the acknowledgment number
     /// (host order) that shows that the client has seen the backend's SYN-ACK; else 0.
     pub sweep_slot: u32,
+    /// The largest segment size that TCP may announce ([`crate::mss`]); the same in both directions.
+    pub mss: u16,
+    /// Always 0.
+    pub zero: [u16; 3],
     /// Packets of this direction.
     pub packets: u64,
     /// Bytes of this direction, IP header included, link header not.
@@ -142,8 +146,8 @@ pub mod flow_flags {
     pub const ADDRESS_FILTERING: u16 = 1 << 3;
 }
 
-layout!(Flow<V4>, 48, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u64, u64]);
-layout!(Flow<V6>, 72, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u64, u64]);
+layout!(Flow<V4>, 56, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u16, [u16; 3], u64, u64]);
+layout!(Flow<V6>, 80, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u16, [u16; 3], u64, u64]);
 
 impl<A: Copy + Eq> Flow<A> {
     /// Whether this is the other direction of packets with `key`: not only found where theirs would be, but leading back.
@@ -183,6 +187,8 @@ impl<A: Copy> Flow<A> {
         self.state = flow.state;
         self.direction = direction as u8;
         self.flags = flow.flags;
+        self.mss = flow.mss;
+        self.zero = [0; 3];
         self.sweep_slot = flow.sweep_slot;
         self.packets = 0;
         self.bytes = 0;

@@ -41,8 +41,12 @@ pub enum NextHopState {
     Local = 2,
     /// The route is good, the neighbour not resolved: the kernel's neighbour code has to send it.
     Unresolved = 3,
-    /// No route, or one that forbids: unreachable, prohibit, blackhole.
+    /// The route says that the destination cannot be reached.
     Unreachable = 4,
+    /// The route forbids it.
+    Prohibited = 5,
+    /// Nothing goes there, and nobody is to be told: a blackhole, or what the kernel could not answer.
+    Blackhole = 6,
 }
 
 impl NextHopState {
@@ -54,6 +58,8 @@ impl NextHopState {
             2 => Self::Local,
             3 => Self::Unresolved,
             4 => Self::Unreachable,
+            5 => Self::Prohibited,
+            6 => Self::Blackhole,
             _ => Self::Unknown,
         }
     }

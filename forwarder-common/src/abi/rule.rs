@@ -24,32 +24,34 @@ pub struct Rule<A> {
     /// Added to a listen port (host order, wrapping) to get the backend's port.
     pub port_shift: u16,
     /// [`rule_flags`].
-    pub flags: u32,
+    pub flags: u16,
+    /// The largest segment size that TCP may announce ([`crate::mss`]).
+    pub mss: u16,
     /// Index into the rule counters, the same for all slots of one named rule.
     pub counter: u32,
     /// With [`rule_flags::ALLOW`]: the list of allowed clients. Else 0.
     pub allow: u32,
 }
-layout!(Rule<V4>, 32, [V4, V4, V4, V4, u16, u16, u32, u32, u32]);
-layout!(Rule<V6>, 80, [V6, V6, V6, V6, u16, u16, u32, u32, u32]);
+layout!(Rule<V4>, 32, [V4, V4, V4, V4, u16, u16, u16, u16, u32, u32]);
+layout!(Rule<V6>, 80, [V6, V6, V6, V6, u16, u16, u16, u16, u32, u32]);
 
 /// Bits of [`Rule::flags`].
 pub mod rule_flags {
     /// No flow is kept: the listen table and the backend table say everything.
-    pub const STATELESS: u32 = 1;
+    pub const STATELESS: u16 = 1;
     /// The backend sees [`super::Rule::source`] and a port we allocate (masquerade or a fixed address).
-    pub const REWRITE_SOURCE: u32 = 1 << 1;
+    pub const REWRITE_SOURCE: u16 = 1 << 1;
     /// Only the clients of [`super::Rule::allow`] may use the rule.
-    pub const ALLOW: u32 = 1 << 2;
+    pub const ALLOW: u16 = 1 << 2;
     /// The rule names more than one port: what a connected socket of this machine would take is not forwarded.
-    pub const SPARES_SOCKETS: u32 = 1 << 3;
+    pub const SPARES_SOCKETS: u16 = 1 << 3;
     /// The backend sees the client's address, save those of its own network ([`super::Rule::mask`]), itself included:
     /// to them it would answer directly, past us. For them it sees [`super::Rule::source`], and a flow is kept.
-    pub const HAIRPIN: u32 = 1 << 4;
+    pub const HAIRPIN: u16 = 1 << 4;
     /// One to one: `listen` and `to` are prefixes of the length that `mask` says ([`crate::prefix`]).
-    pub const PREFIX: u32 = 1 << 5;
+    pub const PREFIX: u16 = 1 << 5;
     /// With `Side::Inside`: everybody may use a mapping (RFC 4787 section 5).
-    pub const ENDPOINT_FILTERING: u32 = 1 << 8;
+    pub const ENDPOINT_FILTERING: u16 = 1 << 8;
     /// With `Side::Inside`: the addresses may use a mapping which its host has sent to.
-    pub const ADDRESS_FILTERING: u32 = 1 << 9;
+    pub const ADDRESS_FILTERING: u16 = 1 << 9;
 }

@@ -154,7 +154,7 @@ fn every_next_hop<F: TestFamily>() {
             let expected = match outcome {
                 Outcome::Forwarded => Verdict::transmit(hop),
                 Outcome::ForwardedByNeighbour => Verdict::neighbour(hop),
-                other => Verdict::of(other),
+                other => Verdict::refused(other, hop),
             };
             assert_eq!(verdict, expected, "{source:?} {state:?} {hop_flags}");
             let dropped = verdict.outcome.kind() == Kind::Drop;
@@ -193,7 +193,7 @@ fn segments_are_measured_not_the_packet_they_are_cut_from<F: TestFamily>() {
             }
             let mut segmented = Segmented { bytes: &mut frame, payload };
             let verdict = process::<F, _>(&mut segmented, &world.tables, NETWORK);
-            let expected = if fits { Verdict::transmit(HOP) } else { Verdict::of(Outcome::DropTooBig) };
+            let expected = if fits { Verdict::transmit(HOP) } else { Verdict::refused(Outcome::DropTooBig, HOP) };
             assert_eq!(verdict, expected, "{body:?} with {payload} bytes in each segment");
         }
     }

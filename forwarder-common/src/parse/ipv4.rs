@@ -107,6 +107,7 @@ fn parsed4(
 impl Family for Ipv4 {
     type Address = V4;
     const ETHERTYPE: u16 = ethernet::IPV4;
+    const HEADER: usize = ipv4::LEN;
     const ECHO_HAS_PSEUDO_HEADER: bool = false;
 
     #[inline(always)]

@@ -89,6 +89,7 @@ pub(crate) const fn is_extension(next_header: u8) -> bool {
 impl Family for Ipv6 {
     type Address = V6;
     const ETHERTYPE: u16 = ethernet::IPV6;
+    const HEADER: usize = ipv6::LEN;
     const ECHO_HAS_PSEUDO_HEADER: bool = true;
 
     #[inline(always)]

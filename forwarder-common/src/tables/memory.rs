@@ -25,6 +25,7 @@ use crate::{
         Settings, Ticks, Timeouts, Traffic, next_hop_flags, setting_flags,
     },
     address::Address,
+    answer::{About, Budget},
     decide::Decision,
     flow_state::FlowState,
     packet::Packet,
@@ -67,6 +68,9 @@ pub struct Memory<A: MemoryAddress> {
     pub randoms: RefCell<Vec<u32>>,
     seed: Cell<u32>,
     parsed: Cell<Option<&'static Parsed<A>>>,
+    answerer: Cell<Option<A>>,
+    /// How many answers of each kind may be sent.
+    pub budgets: Cell<[Budget; 2]>,
     /// Exact endpoints.
     pub endpoints: BTreeMap<Endpoint<A>, RuleRef>,
     /// Ranges and whole addresses.
@@ -150,6 +154,8 @@ impl<A: MemoryAddress> Default for Memory<A> {
             randoms: RefCell::default(),
             seed: Cell::new(1),
             parsed: Cell::new(None),
+            answerer: Cell::new(None),
+            budgets: Cell::default(),
             endpoints: BTreeMap::new(),
             ranges: BTreeMap::new(),
             rules: BTreeMap::new(),
@@ -412,6 +418,26 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
 
     fn ingress(&self) -> u32 {
         self.ingress.get()
+    }
+
+    fn mtu(&self, src: A, dst: A) -> u32 {
+        let hop = self.next_hop(src, dst);
+        if hop.interface == 0 { u32::MAX } else { hop.mtu }
+    }
+
+    fn keep_answerer(&self, answerer: A) {
+        self.answerer.set(Some(answerer));
+    }
+
+    fn answerer(&self) -> Option<A> {
+        self.answerer.get()
+    }
+
+    fn may_answer(&self, about: About) -> bool {
+        let mut budgets = self.budgets.get();
+        let may = budgets[about as usize].take(self.now.get());
+        self.budgets.set(budgets);
+        may
     }
 
     fn keep(&self, parsed: Parsed<A>) {

@@ -13,8 +13,8 @@ use forwarder_common::{
 
 use super::{Bounds, read, sum, write};
 
-/// Linear bytes that the core may want to read: Ethernet, IPv6, two extension headers, TCP.
-const HEADERS: u32 = 128;
+/// Linear bytes that the core may want to read: Ethernet, IPv6, some extension headers, TCP with its options.
+const HEADERS: u32 = 160;
 /// The same, where the packet is an ICMP error that has other headers in it, and either may have options.
 const EMBEDDED_HEADERS: u32 = 256;
 /// `PACKET_HOST` of `if_packet.h`: for this station.
@@ -56,6 +56,12 @@ impl TcPacket {
             // SAFETY: a helper on the program's own context. Should it fail, reads fail later, and the packet passes.
             unsafe { bpf_skb_pull_data(self.context, if whole < BYTES { whole } else { BYTES }) };
         }
+    }
+
+    /// The program's own argument, for helpers.
+    #[inline(always)]
+    pub(crate) const fn context(&self) -> *mut __sk_buff {
+        self.context
     }
 
     /// The protocol as loaded from the wire, if the packet is for this station and carries no VLAN tag: at TC a tag

@@ -24,11 +24,11 @@ pub async fn run(options: &Check, out: &mut dyn Write) -> Result<()> {
     for sentence in guard::shadowed_services(&compiled, &sockets::listeners()) {
         eprintln!("warning: {sentence}");
     }
-    let mut rules = table::table(["RULE", "LISTEN", "TO", "SOURCE", "STATELESS"]);
+    let mut rules = table::table(["RULE", "LISTEN", "TO", "SOURCE", "TCP MSS", "STATELESS"]);
     for rule in describe_rules(&config, &compiled) {
         let source = rule.describe_source();
         let stateless = rule.why_not_stateless.map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
-        rules.add_row([rule.name, rule.listen.join("\n"), rule.to, source, stateless]);
+        rules.add_row([rule.name, rule.listen.join("\n"), rule.to, source, rule.mss_clamp, stateless]);
     }
     if !rules.is_empty() {
         write!(out, "{}", table::text(&rules))?;

@@ -199,6 +199,7 @@ pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Ve
                 clients: hairpin.clients.to_string(),
                 source: hairpin.source.to_string(),
             }),
+            mss_clamp: config.mss_clamp(forward).to_string(),
             why_not_stateless: summary.stateless.clone().err(),
         })
         .collect()

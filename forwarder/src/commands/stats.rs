@@ -130,6 +130,7 @@ fn to_table(snapshot: &Snapshot) -> String {
                     Kind::Pass => format!("passed on: {}", outcome.name()),
                     Kind::Drop => outcome.name().replacen("drop_", "dropped: ", 1),
                     Kind::Hold => outcome.name().replacen("held_", "held: ", 1),
+                    Kind::Answer => outcome.name().replacen("answered_", "sender told: ", 1),
                 };
                 interfaces.add_row([name, hook, &what.replace('_', " "), &count.to_string()]);
                 (name, hook) = ("", "");

@@ -155,7 +155,7 @@ async fn interface(
         vlan_stripping_off: attached.vlan_stripping_off,
         xdp_out: attached.xdp_out,
         forwarded: sum(Kind::Forward),
-        dropped: sum(Kind::Drop),
+        dropped: sum(Kind::Drop) + sum(Kind::Answer),
         problems: Vec::new(),
     };
     let Some(links) = links else { return Ok(status) };

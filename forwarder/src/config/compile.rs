@@ -197,7 +197,8 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
             continue;
         };
         let listen = Listen { host: expanded.host.clone(), ports: expanded.listen.ports };
-        let entry = Entry { forward, view, summary, machine, ports: listen.ports, rule: expanded.rule };
+        let mss = config.mss_clamp(forward).limit();
+        let entry = Entry { forward, mss, view, summary, machine, ports: listen.ports, rule: expanded.rule };
         match listen.host {
             ListenHost::Address(address) => {
                 v4.add(&entry, address);
@@ -230,6 +231,7 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
 /// A listen on its way into the tables.
 struct Entry<'a> {
     forward: &'a Forward,
+    mss: u16,
     view: &'a View<'a>,
     summary: &'a RuleSummary,
     machine: &'a Machine,
@@ -267,7 +269,7 @@ impl<A: Family> Builder<A> {
         let hairpin = entry.summary.hairpin;
         let mask = hairpin.and_then(|hairpin| A::of(hairpin.clients.netmask()));
         let stateless = entry.summary.stateless.is_ok();
-        let flag = |condition: bool, flag: u32| if condition { flag } else { 0 };
+        let flag = |condition: bool, flag: u16| if condition { flag } else { 0 };
         let body = Rule {
             listen,
             to,
@@ -280,6 +282,7 @@ impl<A: Family> Builder<A> {
                 | flag(mask.is_some(), rule_flags::HAIRPIN)
                 | flag(allow.is_some(), rule_flags::ALLOW)
                 | flag(entry.ports.is_none_or(|ports| ports.first != ports.last), rule_flags::SPARES_SOCKETS),
+            mss: entry.mss,
             ..Rule::default()
         };
         let index = self.tables.rules.len();
@@ -311,7 +314,7 @@ impl<A: Family> Builder<A> {
             return;
         };
         let allow = self.allow.entry(entry.rule).or_insert_with(|| allow_list(entry.forward)).clone();
-        let flag = |condition: bool, flag: u32| if condition { flag } else { 0 };
+        let flag = |condition: bool, flag: u16| if condition { flag } else { 0 };
         let own = one_to_one::own_addresses(prefix, &entry.forward.to, entry.machine);
         let body = Rule {
             listen,
@@ -322,6 +325,7 @@ impl<A: Family> Builder<A> {
                 | rule_flags::PREFIX
                 | flag(allow.is_some(), rule_flags::ALLOW)
                 | flag(!own.is_empty(), rule_flags::SPARES_SOCKETS),
+            mss: entry.mss,
             ..Rule::default()
         };
         let index = self.tables.rules.len();

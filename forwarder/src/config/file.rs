@@ -22,6 +22,7 @@ pub(super) struct File {
     pub(super) interfaces: Vec<Placed<String>>,
     pub(super) mode: Option<Placed<String>>,
     pub(super) log: Option<Placed<String>>,
+    pub(super) mss_clamp: Option<Placed<Switch>>,
     pub(super) limits: Vec<(&'static str, Placed<i64>)>,
     pub(super) timeouts: Vec<(&'static str, Placed<String>)>,
     pub(super) forwards: Vec<FileForward>,
@@ -39,6 +40,14 @@ pub(super) struct FileForward {
     pub(super) source: Option<Placed<String>>,
     pub(super) allow: Option<Placed<Vec<Placed<String>>>>,
     pub(super) stateless: Option<Placed<bool>>,
+    pub(super) mss_clamp: Option<Placed<Switch>>,
+}
+
+/// `true`, `false` or a number.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Switch {
+    Is(bool),
+    Number(i64),
 }
 
 impl FileForward {
@@ -79,14 +88,15 @@ impl From<&TypedForward> for FileForward {
             source: typed.source.clone().map(Placed::nowhere),
             allow: given(&typed.allow),
             stateless: typed.stateless.map(Placed::nowhere),
+            mss_clamp: None,
         }
     }
 }
 
-const TOP: [&str; 7] = ["interfaces", "mode", "log", "limits", "timeouts", "forward", "masquerade"];
+const TOP: [&str; 8] = ["interfaces", "mode", "log", "mss_clamp", "limits", "timeouts", "forward", "masquerade"];
 /// In the contract, not in this version.
 const TOP_LATER: [&str; 1] = ["steer"];
-const FORWARD: [&str; 7] = ["name", "listen", "protocol", "to", "source", "allow", "stateless"];
+const FORWARD: [&str; 8] = ["name", "listen", "protocol", "to", "source", "allow", "stateless", "mss_clamp"];
 const MASQUERADE: [&str; 5] = ["name", "from", "out", "address", "filtering"];
 /// The keys of `[limits]`.
 pub(super) const LIMITS: [&str; 3] = ["flows", "new_flows", "rules"];
@@ -196,6 +206,20 @@ impl Reader<'_> {
         None
     }
 
+    fn switch(&mut self, table: &Table<'_>, key: &str, example: &str) -> Option<Placed<Switch>> {
+        let value = table.get(key)?;
+        let number = value.get_ref().as_integer();
+        let switch = value
+            .get_ref()
+            .as_bool()
+            .map(Switch::Is)
+            .or_else(|| i64::from_str_radix(number?.as_str(), number?.radix()).ok().map(Switch::Number));
+        if switch.is_none() {
+            self.wrong_type(key, value, "true, false or a number", example);
+        }
+        Some(self.placed(switch?, &value.span()))
+    }
+
     fn integer(&mut self, table: &Table<'_>, key: &str) -> Option<Placed<i64>> {
         let value = table.get(key)?;
         let number = value.get_ref().as_integer();
@@ -269,6 +293,7 @@ impl Reader<'_> {
         let interfaces = self.texts(document, "interfaces", "[\"eth0\"]", false);
         let mode = self.string(document, "mode", "\"auto\"");
         let log = self.string(document, "log", "\"info\"");
+        let mss_clamp = self.switch(document, "mss_clamp", "1380");
         let mut limits = Vec::new();
         if let Some(table) = self.table(document, "limits", &LIMITS) {
             limits.extend(LIMITS.into_iter().filter_map(|key| Some((key, self.integer(table, key)?))));
@@ -285,6 +310,7 @@ impl Reader<'_> {
             interfaces: interfaces.map(|list| list.value).unwrap_or_default(),
             mode,
             log,
+            mss_clamp,
             limits,
             timeouts,
             forwards,
@@ -328,6 +354,7 @@ impl Reader<'_> {
             source: self.string(table, "source", "\"preserve\""),
             allow: self.texts(table, "allow", "[\"198.51.100.0/24\"]", false),
             stateless: self.bool(table, "stateless"),
+            mss_clamp: self.switch(table, "mss_clamp", "1380"),
         };
         for (key, example) in [("name", "web"), ("listen", "203.0.113.7:80"), ("to", "10.8.0.2:8080")] {
             if !table.contains_key(key) {

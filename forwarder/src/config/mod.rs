@@ -29,7 +29,7 @@ pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity};
 pub use family::Family;
 pub use masquerade::{Filtering, Masquerade, WayOut};
 pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
-pub use settings::{Limits, LogLevel, Mode, Timeouts};
+pub use settings::{Limits, LogLevel, Mode, MssClamp, Timeouts};
 pub use syntax::{SyntaxError, protocol_name};
 
 use crate::machine::Machine;
@@ -51,6 +51,9 @@ pub struct Config {
     pub mode: Mode,
     /// What the programs log.
     pub log: LogLevel,
+    /// What TCP's segment size is lowered to, by rules that do not say it themselves.
+    #[serde(default)]
+    pub mss_clamp: MssClamp,
     /// Sizes.
     pub limits: Limits,
     /// Lifetimes of flows.
@@ -79,6 +82,11 @@ impl Config {
     fn names(&self) -> impl Iterator<Item = &Placed<String>> {
         let masquerades = self.masquerades.iter().map(|masquerade| &masquerade.name);
         self.forwards.iter().map(|forward| &forward.name).chain(masquerades)
+    }
+
+    /// What a rule lowers TCP's segment size to.
+    pub fn mss_clamp(&self, forward: &Forward) -> MssClamp {
+        forward.mss_clamp.map_or(self.mss_clamp, |clamp| clamp.value)
     }
 
     /// With one more rule, as typed on the command line.

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, ops::Deref};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::diagnostics::Position;
+use super::{diagnostics::Position, settings::MssClamp};
 
 /// A value and where it was written. Places are neither compared nor stored: they belong to one reading of a file.
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +166,9 @@ pub struct Forward {
     /// `Some(false)`: keep flows even where none are needed. `Some(true)`: it is an error if flows are needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateless: Option<Placed<bool>>,
+    /// What TCP's segment size is lowered to; none is what the configuration says for all rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mss_clamp: Option<Placed<MssClamp>>,
 }
 
 /// A rule as typed on the command line.

@@ -1,7 +1,8 @@
 //! Everything in a configuration that is not a rule.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use forwarder_common::mss;
 use serde::{Deserialize, Serialize};
 
 use super::rule::Placed;
@@ -38,6 +39,71 @@ pub enum LogLevel {
     Debug,
     /// Packets.
     Trace,
+}
+
+/// Whether the segment size that TCP announces is lowered to what the way takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "TypedMssClamp", into = "TypedMssClamp")]
+pub enum MssClamp {
+    /// By the MTUs of the way out and of the way back.
+    #[default]
+    ByMtu,
+    /// Never.
+    Off,
+    /// By the MTUs, and to this at most, in bytes.
+    AtMost(u16),
+}
+
+/// As it stands in a file.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum TypedMssClamp {
+    Switch(bool),
+    Number(u16),
+}
+
+impl From<TypedMssClamp> for MssClamp {
+    fn from(typed: TypedMssClamp) -> Self {
+        match typed {
+            TypedMssClamp::Switch(true) => Self::ByMtu,
+            TypedMssClamp::Switch(false) => Self::Off,
+            TypedMssClamp::Number(most) => Self::AtMost(most),
+        }
+    }
+}
+
+impl From<MssClamp> for TypedMssClamp {
+    fn from(clamp: MssClamp) -> Self {
+        match clamp {
+            MssClamp::ByMtu => Self::Switch(true),
+            MssClamp::Off => Self::Switch(false),
+            MssClamp::AtMost(most) => Self::Number(most),
+        }
+    }
+}
+
+impl MssClamp {
+    /// What [`MssClamp::AtMost`] may be: what Linux takes for a segment size, up to what fits an IPv4 packet.
+    pub const NUMBERS: RangeInclusive<u16> = 88..=65_495;
+
+    /// As the programs want it ([`forwarder_common::mss`]).
+    pub const fn limit(self) -> u16 {
+        match self {
+            Self::ByMtu => mss::BY_MTU,
+            Self::Off => mss::UNCHANGED,
+            Self::AtMost(most) => most,
+        }
+    }
+}
+
+impl fmt::Display for MssClamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByMtu => f.pad("by MTU"),
+            Self::Off => f.pad("unchanged"),
+            Self::AtMost(most) => f.pad(&format!("at most {most}, by MTU")),
+        }
+    }
 }
 
 /// Makes `$type` read and print as one of a few words.
@@ -86,11 +152,11 @@ impl Limits {
     /// How many listens there is room for when the configuration does not say.
     pub const DEFAULT_RULES: u32 = 4096;
     /// What [`Limits::flows`] may be.
-    pub const FLOWS: std::ops::RangeInclusive<u32> = 64..=16_777_216;
+    pub const FLOWS: RangeInclusive<u32> = 64..=16_777_216;
     /// What [`Limits::new_flows`] may be.
-    pub const NEW_FLOWS: std::ops::RangeInclusive<u32> = 64..=4_194_304;
+    pub const NEW_FLOWS: RangeInclusive<u32> = 64..=4_194_304;
     /// What [`Limits::rules`] may be.
-    pub const RULES: std::ops::RangeInclusive<u32> = 16..=1_048_576;
+    pub const RULES: RangeInclusive<u32> = 16..=1_048_576;
 }
 
 impl Default for Limits {

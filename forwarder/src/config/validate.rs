@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use super::{
     Config,
     diagnostics::Position,
-    file::{File, FileForward},
+    file::{File, FileForward, Switch},
     masquerade, nearest,
     report::{Report, on_line},
     rule::{Forward, Listen, Placed, Protocol, Source, Target},
-    settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
+    settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, MssClamp, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
     syntax::{self, SyntaxError},
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Part {
     pub(super) source: Option<Placed<Source>>,
     pub(super) allow: Vec<Placed<IpNet>>,
     pub(super) stateless: Option<Placed<bool>>,
+    pub(super) mss_clamp: Option<Placed<MssClamp>>,
 }
 
 impl Part {
@@ -39,6 +40,7 @@ impl Part {
             source: self.source?,
             allow: self.allow,
             stateless: self.stateless,
+            mss_clamp: self.mss_clamp,
         })
     }
 }
@@ -49,6 +51,7 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         interfaces: interfaces(&file.interfaces, report),
         mode: word::<Mode>(file.mode.as_ref(), "mode", Mode::WORDS, report),
         log: word::<LogLevel>(file.log.as_ref(), "log", LogLevel::WORDS, report),
+        mss_clamp: file.mss_clamp.map(|typed| mss_clamp(typed, "", report).value).unwrap_or_default(),
         limits: limits(&file.limits, report),
         timeouts: timeouts(&file.timeouts, report),
         masquerades: file.masquerades.iter().filter_map(|typed| masquerade::read(typed, report)).collect(),
@@ -83,6 +86,23 @@ fn word<T: FromStr + Default>(text: Option<&Placed<String>>, key: &str, words: &
         report.error(text.place, format!("{key} \"{}\" does not exist", text.value), hint);
         T::default()
     })
+}
+
+fn mss_clamp(typed: Placed<Switch>, label: &str, report: &mut Report) -> Placed<MssClamp> {
+    let value = match typed.value {
+        Switch::Is(true) => MssClamp::ByMtu,
+        Switch::Is(false) => MssClamp::Off,
+        Switch::Number(number) => {
+            let most = u16::try_from(number).ok().filter(|most| MssClamp::NUMBERS.contains(most));
+            if most.is_none() {
+                let (least, most) = (MssClamp::NUMBERS.start(), MssClamp::NUMBERS.end());
+                let what = format!("{label}`mss_clamp` is {number} and so out of range");
+                report.error(typed.place, what, format!("true, false or a number from {least} to {most}"));
+            }
+            most.map_or(MssClamp::ByMtu, MssClamp::AtMost)
+        }
+    };
+    Placed { value, place: typed.place }
 }
 
 fn limits(typed: &[(&'static str, Placed<i64>)], report: &mut Report) -> Limits {
@@ -161,6 +181,7 @@ pub(super) fn forward(typed: &FileForward, report: &mut Report) -> Part {
         source,
         allow: allow(typed, &label, report),
         stateless: typed.stateless,
+        mss_clamp: typed.mss_clamp.map(|typed| mss_clamp(typed, &label, report)),
     };
     super::agreement::check(&part, &label, report);
     part

@@ -24,13 +24,13 @@ pub(super) struct TablePlan<A> {
 }
 
 /// The fields of a rule, to look it up by.
-type Content<A> = ([A; 4], [u16; 2], [u32; 3]);
+type Content<A> = ([A; 4], [u16; 4], [u32; 2]);
 
 const fn content<A: Copy>(rule: &Rule<A>) -> Content<A> {
     (
         [rule.listen, rule.to, rule.source, rule.mask],
-        [rule.to_delta, rule.port_shift],
-        [rule.flags, rule.counter, rule.allow],
+        [rule.to_delta, rule.port_shift, rule.flags, rule.mss],
+        [rule.counter, rule.allow],
     )
 }
 

@@ -74,6 +74,7 @@ const fn verdict(kind: Kind) -> &'static str {
         Kind::Pass => "pass",
         Kind::Drop => "drop",
         Kind::Hold => "hold",
+        Kind::Answer => "answer",
     }
 }
 

@@ -285,6 +285,30 @@ fn the_addresses_whose_fragments_wait() {
 }
 
 #[test]
+fn segment_sizes_by_the_file_and_by_the_rule() {
+    use forwarder_common::mss::{BY_MTU, UNCHANGED};
+    let table = [
+        ("", None, BY_MTU, "by MTU"),
+        ("mss_clamp = true\n", None, BY_MTU, "by MTU"),
+        ("mss_clamp = false\n", None, UNCHANGED, "unchanged"),
+        ("mss_clamp = 1380\n", None, 1380, "at most 1380, by MTU"),
+        ("", Some("false"), UNCHANGED, "unchanged"),
+        ("mss_clamp = false\n", Some("true"), BY_MTU, "by MTU"),
+        ("mss_clamp = 1380\n", Some("88"), 88, "at most 88, by MTU"),
+        ("mss_clamp = 1380\n", Some("0xffd7"), 65_495, "at most 65495, by MTU"),
+    ];
+    for (file, of_rule, expected, words) in table {
+        let lines: Vec<_> = of_rule.map(|value| ("mss_clamp", value)).into_iter().collect();
+        let text = file.to_owned() + &rule(&lines);
+        let (config, compiled) = read(&text).unwrap();
+        assert_eq!(compiled.v4.rules[0].body.mss, expected, "{text}");
+        assert_eq!(config.mss_clamp(&config.forwards[0]).to_string(), words);
+        let stored: Config = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(stored.mss_clamp(&stored.forwards[0]), config.mss_clamp(&config.forwards[0]));
+    }
+}
+
+#[test]
 fn the_range_key_of_a_block_matches_what_packets_look_up() {
     let text = rule(&[("listen", "\"203.0.113.7:1024-2047\""), ("to", "\"10.8.0.2\""), ("protocol", "\"tcp\"")]);
     let compiled = compiled(&text);
