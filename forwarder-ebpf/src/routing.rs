@@ -134,7 +134,7 @@ fn ask<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
             NextHopState::Resolved
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
-            slot.mtu = route_mtu(tables, slot.src, slot.dst);
+            slot.mtu = ask_mtu(tables, &mut lookup, slot.src, slot.dst);
             // A device without link header never has neighbours: for it this is the final answer.
             if slot.flags & next_hop_flags::NO_LINK_HEADER != 0 {
                 NextHopState::Resolved
@@ -174,19 +174,25 @@ pub(crate) fn mtu<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::
     route_mtu(tables, if by_source { src } else { M::Address::default() }, dst)
 }
 
-/// As [`mtu`]. A lookup for a packet that is larger than any MTU fails with the MTU, before it comes to neighbours.
-///
-/// Not inlined: a stack frame of its own.
+/// As [`mtu`]. Not inlined: a stack frame of its own.
 #[inline(never)]
 fn route_mtu<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> u32 {
     // SAFETY: plain integers, for which zero is a value.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    ask_mtu(tables, &mut lookup, src, dst)
+}
+
+/// As [`mtu`]. A lookup for a packet that is larger than any MTU fails with the MTU, before it comes to neighbours.
+/// `lookup` may have served another before.
+#[inline(always)]
+fn ask_mtu<M: Routed>(tables: &KernelTables<M>, lookup: &mut FibLookup, src: M::Address, dst: M::Address) -> u32 {
     lookup.family = M::ADDRESS_FAMILY;
     lookup.ifindex = LOOPBACK;
     lookup.__bindgen_anon_1.tot_len = u16::MAX;
-    M::set_ends(&mut lookup, src, dst);
+    lookup.__bindgen_anon_2.rt_metric = 0;
+    M::set_ends(lookup, src, dst);
     // SAFETY: the program's own argument, and a record of the size that is said.
-    let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+    let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut *lookup, size_of::<FibLookup>() as i32, 0) };
     match answer as u32 {
         // SAFETY: both members of the union are the same 16-bit integer.
         BPF_FIB_LKUP_RET_FRAG_NEEDED => unsafe { lookup.__bindgen_anon_1.mtu_result }.into(),
