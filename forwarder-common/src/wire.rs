@@ -198,14 +198,10 @@ pub mod icmp {
     pub const V6_TIME_EXCEEDED: u8 = 3;
     /// Echo request (RFC 792).
     pub const ECHO_REQUEST: u8 = 8;
-    /// Destination unreachable (RFC 792).
-    pub const UNREACHABLE: u8 = 3;
     /// Source quench (RFC 792; deprecated by RFC 6633).
     pub const SOURCE_QUENCH: u8 = 4;
     /// Redirect (RFC 792).
     pub const REDIRECT: u8 = 5;
-    /// Time exceeded (RFC 792).
-    pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem (RFC 792).
     pub const PARAMETER_PROBLEM: u8 = 12;
     /// Timestamp (RFC 792), with its identifier where an echo has it, as the other queries below.
