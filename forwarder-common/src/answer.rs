@@ -200,7 +200,7 @@ fn quote<A>(packet: &mut impl Quotable, network: usize, parsed: &Parsed<A>, leng
     let transport = parsed.transport_at();
     let field = transport
         + match parsed.transport {
-            Transport::Tcp { .. } => tcp::CHECKSUM,
+            Transport::Tcp => tcp::CHECKSUM,
             Transport::Udp => udp::CHECKSUM,
             // SCTP's is no Internet checksum; in the others it belongs to something inside.
             _ => return None,

@@ -24,7 +24,7 @@ const MOST_OPTIONS: usize = 40;
 /// Whether a packet is one that announces a segment size: SYN or SYN-ACK.
 #[inline(always)]
 pub const fn announced<A>(parsed: &Parsed<A>) -> bool {
-    parsed.transport.flags() & tcp::SYN != 0
+    parsed.tcp.flags & tcp::SYN != 0
 }
 
 /// The largest segment size that fits the way out, whose MTU is `out`, and the way back to the packet's source, and is

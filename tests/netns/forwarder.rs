@@ -201,12 +201,12 @@ impl Stats {
         hooks.map(|outcomes| outcomes.get(name).copied().unwrap_or_default()).sum()
     }
 
-    /// Every reason for which packets were dropped.
+    /// Every reason for which packets were dropped, their senders told or not.
     pub(crate) fn drops(&self) -> BTreeMap<&str, u64> {
         let mut drops = BTreeMap::new();
         for interface in &self.interfaces {
             for (name, count) in interface.xdp.iter().chain(&interface.tc) {
-                if name.starts_with("drop_") && *count > 0 {
+                if (name.starts_with("drop_") || name.starts_with("answered_")) && *count > 0 {
                     *drops.entry(name.as_str()).or_default() += count;
                 }
             }

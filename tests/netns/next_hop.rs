@@ -105,7 +105,7 @@ fn a_route_that_goes_and_comes(setting: Setting) {
         } {
             assert!(Instant::now() < deadline, "still on the old way");
         }
-        assert!(forwarder.stats().outcome("drop_no_route") > 0);
+        assert!(forwarder.stats().outcome("answered_no_route") > 0);
         forwarder.host.ip(&format!("route del unreachable {home}")).unwrap();
         reached_again(&socket, patience());
     }

@@ -163,7 +163,7 @@ fn odd_frames_for(net: &Topology, source: Source, family: Family) -> Vec<Odd> {
     add("a VLAN tag", None, &|what| udp(ethernet(ours).single_vlan(vlan(100)).ip(ip(ends, 64)), what));
     add("two VLAN tags", None, &|what| udp(ethernet(ours).double_vlan(vlan(100), vlan(7)).ip(ip(ends, 64)), what));
     add("a VLAN tag of number 0", None, &|what| udp(ethernet(ours).single_vlan(vlan(0)).ip(ip(ends, 64)), what));
-    add("the end of its time to live", Some("drop_ttl"), &|what| udp(ethernet(ours).ip(ip(ends, 1)), what));
+    add("the end of its time to live", Some("answered_ttl"), &|what| udp(ethernet(ours).ip(ip(ends, 1)), what));
     add("a fragment without its first", None, &|what| udp(ethernet(ours).ip(fragment(ends, 185, false)), what));
     add("a length beyond the frame", None, &|what| {
         let mut frame = udp(ethernet(ours).ip(ip(ends, 64)), what);

@@ -217,6 +217,9 @@ fn as_much_is_quoted_as_fits<F: TestFamily + Answering>() {
     let v4 = F::CLIENT.is_ipv4();
     if v4 {
         bytes[NETWORK + 1] = 0xbb;
+        bytes[NETWORK + 10..NETWORK + 12].fill(0);
+        let sum = internet_checksum(&bytes[NETWORK..NETWORK + 60]);
+        bytes[NETWORK + 10..NETWORK + 12].copy_from_slice(&sum.to_be_bytes());
     }
     let (verdict, left) =
         run(&World::<F>::with_rule(Source::Preserved), Buffer { bytes: bytes.clone(), ..Buffer::default() });
