@@ -92,6 +92,8 @@ fn write<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<A>, ours: A, co
     flow.direction = Direction::Forward as u8;
     flow.flags = filtering;
     flow.sweep_slot = 0;
+    flow.mss = 0;
+    flow.zero = [0; 3];
     flow.packets = 0;
     flow.bytes = 0;
 }

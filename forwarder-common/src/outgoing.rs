@@ -10,7 +10,7 @@ use crate::{
     checksum::Delta,
     decide::is_from_ourselves,
     flow_state::FlowState,
-    fragment, mapping,
+    fragment, mapping, mss,
     open_flow::{begins, enter_forward, enter_reply},
     parse::{Family, Parsed, Transport},
     passing,
@@ -240,6 +240,11 @@ fn enter<A: Address, T: Tables<A>>(
     flow.state = FlowState::Opening as u8;
     flow.direction = Direction::Forward as u8;
     flow.sweep_slot = 0;
+    flow.mss = match rule {
+        Some(rule) => rule.mss,
+        None => mss::BY_MTU,
+    };
+    flow.zero = [0; 3];
     flow.packets = 0;
     flow.bytes = 0;
     flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);

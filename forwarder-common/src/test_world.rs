@@ -13,8 +13,7 @@ use crate::{
     flow_state::FlowState,
     fragment,
     icmp_error::{self, Embeds},
-    mss,
-    outgoing,
+    mss, outgoing,
     packet::Packet,
     parse::{Ipv4, Ipv6},
     tables::{
@@ -267,7 +266,7 @@ impl<F: TestFamily> World<F> {
 
     /// The hosts of `from`'s first `bits` bits go out by `interface` with the address `ours`; `filtering` is of
     /// [`rule_flags`]. Returns the rule's slot.
-    pub(crate) fn masquerade(&mut self, from: IpAddr, bits: u32, interface: u32, ours: IpAddr, filtering: u32) -> u32 {
+    pub(crate) fn masquerade(&mut self, from: IpAddr, bits: u32, interface: u32, ours: IpAddr, filtering: u16) -> u32 {
         let slot = u32::try_from(self.tables.rules.len()).unwrap_or(0) + 1;
         let rule = Rule { source: F::address(ours), flags: filtering, counter: slot + 100, ..Rule::default() };
         self.tables.rules.insert(slot, rule);

@@ -103,7 +103,7 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
     #[inline(always)]
     fn refresh(self, now: Ticks) {
         // SAFETY: as above; a single word.
-        unsafe { (*self.0).last_seen = now };
+        unsafe { (*self.0.as_ptr()).last_seen = now };
     }
 
     #[inline(always)]

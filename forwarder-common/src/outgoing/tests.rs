@@ -36,16 +36,16 @@ both_families!(
     protocols_without_ports_have_one_host_for_each_remote_end,
 );
 
-const ENDPOINT: u32 = rule_flags::ENDPOINT_FILTERING;
-const ADDRESS: u32 = rule_flags::ADDRESS_FILTERING;
-const ADDRESS_AND_PORT: u32 = 0;
+const ENDPOINT: u16 = rule_flags::ENDPOINT_FILTERING;
+const ADDRESS: u16 = rule_flags::ADDRESS_FILTERING;
+const ADDRESS_AND_PORT: u16 = 0;
 
 /// The interface out; the inside is at another.
 pub(crate) const OUTSIDE: u32 = 7;
 pub(crate) const INSIDE: u32 = 8;
 
 /// Inside are the networks of `BACKEND` and of nobody else; our outer address is `LISTEN`.
-pub(crate) fn gateway<F: TestFamily>(filtering: u32) -> World<F> {
+pub(crate) fn gateway<F: TestFamily>(filtering: u16) -> World<F> {
     let mut world = World::<F>::new();
     let bits = if F::LISTEN.is_ipv4() { 24 } else { 64 };
     let network = match F::BACKEND {

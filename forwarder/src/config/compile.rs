@@ -217,8 +217,8 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
     for (masquerade, ways) in config.masquerades.iter().zip(ways) {
         let summary = MasqueradeSummary { name: Arc::from(masquerade.name.value.as_str()), ways };
         for way in &summary.ways {
-            v4.add_way_out(&summary.name, masquerade.filtering.value, way);
-            v6.add_way_out(&summary.name, masquerade.filtering.value, way);
+            v4.add_way_out(config.mss_clamp.limit(), &summary.name, masquerade.filtering.value, way);
+            v6.add_way_out(config.mss_clamp.limit(), &summary.name, masquerade.filtering.value, way);
         }
         masquerades.push(summary);
     }
@@ -338,7 +338,7 @@ impl<A: Family> Builder<A> {
     }
 
     /// Adds a prefix of a masquerade, if it is of this family.
-    fn add_way_out(&mut self, name: &Arc<str>, filtering: Filtering, way: &WayOut) {
+    fn add_way_out(&mut self, mss: u16, name: &Arc<str>, filtering: Filtering, way: &WayOut) {
         let (Some(from), Some(source)) = (A::of(way.from.addr()), A::of(way.address)) else {
             return;
         };
@@ -348,7 +348,7 @@ impl<A: Family> Builder<A> {
             Filtering::AddressAndPort => 0,
         };
         let index = self.tables.rules.len();
-        let body = Rule { source, flags, ..Rule::default() };
+        let body = Rule { source, flags, mss, ..Rule::default() };
         self.tables.rules.push(LogicalRule { name: Arc::clone(name), body, allow: None });
         let prefix_len = RangeKey::<A>::SIDE_BITS + u32::from(way.from.prefix_len());
         let key = |interface: u32| RangeKey { prefix_len, ..RangeKey::inside(interface, from) };
