@@ -36,11 +36,17 @@ pub struct RuleCounters {
 
 /// How often each [`Outcome`] happened on an interface and hook, on one CPU: every packet counts exactly once
 /// for each hook it crosses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct InterfaceCounters {
     /// Indexed by [`Outcome`], at XDP.
     pub xdp: [u64; Outcome::COUNT],
     /// Indexed by [`Outcome`], at TC.
     pub tc: [u64; Outcome::COUNT],
+}
+
+impl Default for InterfaceCounters {
+    fn default() -> Self {
+        Self { xdp: [0; Outcome::COUNT], tc: [0; Outcome::COUNT] }
+    }
 }
