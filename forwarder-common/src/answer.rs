@@ -129,7 +129,7 @@ pub trait Answering: Family {
 
 /// Turns a packet that was refused into an error about it, if its sender is to be told and can be.
 ///
-/// The verdict stays what it was if not; then the packet may have been changed, and is only good to be dropped.
+/// The outcome stays what it was if not; then the packet may have been changed, and is only good to be dropped.
 #[inline(always)]
 pub fn answer<F: Answering, T: Tables<F::Address>>(
     packet: &mut impl Quotable,
@@ -137,32 +137,44 @@ pub fn answer<F: Answering, T: Tables<F::Address>>(
     network: usize,
     refused: &Verdict,
 ) -> Verdict {
-    let (Some(parsed), Some(answerer)) = (tables.kept(), tables.answerer()) else { return *refused };
-    let Some(message) = F::message(packet, network, refused) else { return *refused };
+    let unanswered = Verdict::of(refused.outcome);
+    let (Some(parsed), Some(answerer)) = (tables.kept(), tables.answerer()) else { return unanswered };
+    let Some(message) = F::message(packet, network, refused) else { return unanswered };
     let hop = way_back(tables, answerer, parsed.key.src);
     if !matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved) {
-        return *refused;
+        return unanswered;
     }
     let most = if (hop.mtu as usize) < F::LONGEST { hop.mtu as usize } else { F::LONGEST };
     let most = most.saturating_sub(F::HEADERS);
     let length = if (parsed.length as usize) < most { parsed.length as usize } else { most };
     // RFC 792: at least 8 bytes of what the packet carries.
     if length < parsed.length as usize && network + length < parsed.transport_at() + LEAST_QUOTED {
-        return *refused;
+        return unanswered;
     }
     let about = if refused.outcome == Outcome::DropTooBig { About::Mtu } else { About::Other };
     if !tables.may_answer(about) {
-        return *refused;
+        return unanswered;
     }
-    let Some(sum) = quote(packet, network, parsed, length) else { return *refused };
-    if packet.make_room(F::HEADERS).is_none() {
-        return *refused;
+    let mut quoted = Quoted { length: length as u16, sum: Delta::NONE };
+    if !quote(packet, network, parsed, &mut quoted) || packet.make_room(F::HEADERS).is_none() {
+        return unanswered;
     }
-    let quoted = Quoted { length: length as u16, sum };
-    match F::write_headers(packet, network, message, (answerer, parsed.key.src), quoted) {
-        Some(()) => Verdict::refused(answered(refused.outcome), hop),
-        None => *refused,
+    if !write::<F>(packet, network, message, &(answerer, parsed.key.src), &quoted) {
+        return unanswered;
     }
+    Verdict { outcome: answered(refused.outcome), hop }
+}
+
+/// [`Answering::write_headers`]; whether the bytes were there. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn write<F: Answering>(
+    packet: &mut impl Packet,
+    network: usize,
+    message: Message,
+    ends: &(F::Address, F::Address),
+    quoted: &Quoted,
+) -> bool {
+    F::write_headers(packet, network, message, *ends, *quoted).is_some()
 }
 
 /// How much of what a packet carries an error must quote, in bytes.
@@ -184,6 +196,16 @@ const fn answered(refused: Outcome) -> Outcome {
     }
 }
 
+/// Cuts the packet to what is quoted, and sums that. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn quote<A>(packet: &mut impl Quotable, network: usize, parsed: &Parsed<A>, quoted: &mut Quoted) -> bool {
+    match cut(packet, network, parsed, quoted.length as usize) {
+        Some(sum) => quoted.sum = sum,
+        None => return false,
+    }
+    true
+}
+
 /// Cuts the packet to its first `length` bytes; their sum.
 ///
 /// If its checksum is unfinished, it will be finished on the way out, over what is left of the packet, and that changes
@@ -191,7 +213,7 @@ const fn answered(refused: Outcome) -> Outcome {
 /// half of what makes the sum zero. The error is right before and after, and nobody can check the checksum of a packet
 /// that was cut.
 #[inline(always)]
-fn quote<A>(packet: &mut impl Quotable, network: usize, parsed: &Parsed<A>, length: usize) -> Option<Delta> {
+fn cut<A>(packet: &mut impl Quotable, network: usize, parsed: &Parsed<A>, length: usize) -> Option<Delta> {
     let unfinished = packet.is_unfinished(network)?;
     packet.shorten(network + length)?;
     if !unfinished {

@@ -9,6 +9,7 @@ use crate::{
     tables::memory::HOP,
     test_packet::{Body, NETWORK, TestPacket, at, flags, icmp_error as error, internet_checksum},
     test_world::{Hook, Source, TestFamily, World, both_families},
+    verdict::Kind,
 };
 
 both_families!(
@@ -94,7 +95,7 @@ impl Quotable for Buffer {
 /// Puts a packet through TC, and what is refused there through [`answer`].
 fn run<F: TestFamily + Answering>(world: &World<F>, mut packet: Buffer) -> (Verdict, Buffer) {
     let verdict = complete::process::<F, _>(&mut packet, &world.tables, NETWORK);
-    if verdict.outcome.kind() != crate::verdict::Kind::Drop {
+    if verdict.outcome.kind() != Kind::Drop {
         return (verdict, packet);
     }
     (answer::<F, _>(&mut packet, &world.tables, NETWORK, &verdict), packet)
@@ -276,6 +277,8 @@ fn what_cannot_be_answered_stays_dropped<F: TestFamily + Answering>() {
     let dropped = |world: &World<F>, packet: Buffer, outcome: Outcome| {
         let (verdict, _) = run(world, packet);
         assert_eq!(verdict.outcome, outcome);
+        // Whoever is not told is dropped, and what is dropped has no way out.
+        assert!(verdict.outcome.kind() != Kind::Drop || verdict.hop == Hop::NONE);
     };
     // Each step on the packet may fail.
     for step in 0..3 {
@@ -317,8 +320,9 @@ fn what_cannot_be_answered_stays_dropped<F: TestFamily + Answering>() {
     assert_eq!(answer::<F, _>(&mut packet, &world.tables, NETWORK, &verdict), verdict);
     assert_eq!(packet.bytes, last(Body::Udp).frame());
     // Nor other drops.
-    let verdict = Verdict::refused(Outcome::DropNotAllowed, HOP);
-    assert_eq!(answer::<F, _>(&mut packet, &world.tables, NETWORK, &verdict), verdict);
+    let other = Verdict::refused(Outcome::DropNotAllowed, HOP);
+    let unanswered = Verdict::of(Outcome::DropNotAllowed);
+    assert_eq!(answer::<F, _>(&mut packet, &world.tables, NETWORK, &other), unanswered);
     // ICMP errors and fragments do not get that far.
     let error = last(Body::Icmp(if F::CLIENT.is_ipv4() { 3 } else { 1 }));
     assert_eq!(run(&world, buffer(&error)).0.outcome, Outcome::IcmpOther);
@@ -330,7 +334,7 @@ fn answers_are_limited_and_the_mtu_has_a_share_of_its_own<F: TestFamily + Answer
     let big = buffer(&to::<F>(Body::Udp).with(|p| p.payload = vec![1; 1400]));
     let answered = |packet: &Buffer, times: usize| {
         let outcome = |_| run(&world, packet.clone()).0.outcome;
-        (0..times).map(outcome).filter(|outcome| outcome.kind() == crate::verdict::Kind::Answer).count()
+        (0..times).map(outcome).filter(|outcome| outcome.kind() == Kind::Answer).count()
     };
     assert_eq!(answered(&last, 200), 50);
     assert_eq!(answered(&big, 200), 50, "another share");
