@@ -73,7 +73,7 @@ impl Test {
     }
 }
 
-fn cases() -> impl Iterator<Item = (Source, Family)> {
+pub(crate) fn cases() -> impl Iterator<Item = (Source, Family)> {
     Source::ALL.into_iter().flat_map(|source| Family::ALL.map(|family| (source, family)))
 }
 
@@ -190,7 +190,7 @@ fn traceroute(setting: Setting) {
     test.finish();
 }
 
-fn set_hops(socket: &UdpSocket, hops: u32) {
+pub(crate) fn set_hops(socket: &UdpSocket, hops: u32) {
     let socket = socket2::SockRef::from(socket);
     if socket.local_addr().unwrap().is_ipv4() {
         socket.set_ttl_v4(hops).unwrap();
@@ -200,7 +200,7 @@ fn set_hops(socket: &UdpSocket, hops: u32) {
 }
 
 /// The ends of an arriving "time exceeded" with a right checksum, and those of the UDP packet inside.
-fn time_exceeded(frame: &Frame) -> Option<((IpAddr, IpAddr), (SocketAddr, SocketAddr))> {
+pub(crate) fn time_exceeded(frame: &Frame) -> Option<((IpAddr, IpAddr), (SocketAddr, SocketAddr))> {
     let ends = frame.addresses()?;
     let (header, kind, protocol) = if ends.0.is_ipv4() { (20, 11, 1) } else { (40, 3, 58) };
     let ip = frame.bytes.get(ETHERNET..)?;

@@ -49,6 +49,7 @@ mod mappings;
 mod masquerade;
 mod next_hop;
 mod passing;
+mod path_mtu;
 mod prefixes;
 mod setting;
 mod snapshot;

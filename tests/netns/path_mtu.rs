@@ -1,0 +1,95 @@
+//! What senders learn from forwarder itself about the way, and segments that fit it without that.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use forwarder_lab::{Family, TcpServer, Topology, Transfer};
+
+use crate::config::{rule, source as source_key};
+use crate::forwarder::Forwarder;
+use crate::icmp_errors::{cases, set_hops, time_exceeded};
+use crate::setting::{Setting, Source, family_name, public_address};
+
+in_every_setting!(segments_fit_a_narrow_way, senders_hear_of_a_narrow_way, the_last_hop_is_forwarder);
+
+const PORT: u16 = 80;
+const ROUTE_MTU: u16 = 1300;
+const MANY: u64 = 10_000_000;
+
+fn start(name: &str, setting: Setting, clamp: bool) -> (Topology, Forwarder) {
+    let net = setting.network(name);
+    let forwarder = Forwarder::on(&net);
+    let mut config = format!("mss_clamp = {clamp}\n");
+    for (source, family) in cases() {
+        let name = format!("{}-{}", source.name(), family_name(family));
+        let to = net.backend(family, source.home_port());
+        config += &rule(&name, target(&net, source, family), to, &source_key(source.key(&net, family)));
+    }
+    for family in Family::ALL {
+        narrow(&net, family);
+    }
+    forwarder.load(setting, &config);
+    (net, forwarder)
+}
+
+fn target(net: &Topology, source: Source, family: Family) -> SocketAddr {
+    (public_address(net, source, family), PORT).into()
+}
+
+/// From forwarder on, the way to home takes less than a frame.
+fn narrow(net: &Topology, family: Family) {
+    let home = net.home_address(family).to_string();
+    let route = net.forwarder.ip(&format!("route get {home}")).unwrap();
+    let words: Vec<&str> = route.split_whitespace().collect();
+    let part = |key: &str| words.windows(2).find(|pair| pair[0] == key).map(|pair| format!("{key} {} ", pair[1]));
+    let way = part("via").unwrap_or_default() + &part("dev").unwrap();
+    net.forwarder.route(&home, &format!("{way}mtu {ROUTE_MTU}")).unwrap();
+}
+
+fn move_much(net: &Topology, forwarder: &Forwarder) {
+    for (source, family) in cases() {
+        let _server = TcpServer::start(&net.home, net.backend(family, source.home_port())).unwrap();
+        let moved = Transfer::to(target(net, source, family)).upload(MANY).download(MANY).run(&net.client);
+        moved.unwrap_or_else(|error| panic!("{source:?} {family:?}: {error:#}\n{:#?}", forwarder.stats()));
+    }
+}
+
+/// Both ends are told segment sizes that fit, so nothing is ever too big.
+fn segments_fit_a_narrow_way(setting: Setting) {
+    let (net, forwarder) = start("mss", setting, true);
+    move_much(&net, &forwarder);
+    let stats = forwarder.stats();
+    assert!(stats.drops().is_empty(), "{stats:?}");
+}
+
+/// Without that, the client's kernel hears what fits, and sends less.
+fn senders_hear_of_a_narrow_way(setting: Setting) {
+    let (net, forwarder) = start("toobig", setting, false);
+    move_much(&net, &forwarder);
+    let stats = forwarder.stats();
+    let drops = stats.drops();
+    assert!(drops.get("answered_too_big").is_some_and(|count| *count > 0), "{stats:?}");
+    for family in Family::ALL {
+        let address = public_address(&net, Source::Masquerade, family);
+        let route = net.client.ip(&format!("route get {address}")).unwrap();
+        assert!(route.contains(&format!("mtu {ROUTE_MTU}")), "{family:?}: {route}");
+    }
+}
+
+/// A traceroute sees forwarder, under the address that it asks for.
+fn the_last_hop_is_forwarder(setting: Setting) {
+    let (net, forwarder) = start("hop", setting, true);
+    for (source, family) in cases() {
+        let target = target(&net, source, family);
+        let from = SocketAddr::new(net.client_address(family), 5000 + source.home_port() % 100);
+        let at_client = net.client.capture("eth0").unwrap();
+        let socket = net.client.enter(|| UdpSocket::bind(from)).unwrap().unwrap();
+        set_hops(&socket, if net.router.is_some() { 2 } else { 1 });
+        socket.send_to(b"how far is it?", target).unwrap();
+        let error = at_client.wait_for(|frame| time_exceeded(frame).is_some()).unwrap();
+        let (ends, embedded) = time_exceeded(&error).unwrap();
+        assert_eq!(ends, (target.ip(), from.ip()), "{source:?} {family:?}: the error's ends");
+        assert_eq!(embedded, (from, target), "{source:?} {family:?}: the embedded packet's ends");
+    }
+    let stats = forwarder.stats();
+    assert_eq!(stats.outcome("answered_ttl"), cases().count() as u64, "{stats:?}");
+}
