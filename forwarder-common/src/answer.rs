@@ -159,7 +159,7 @@ pub fn answer<F: Answering, T: Tables<F::Address>>(
     if !quote(packet, network, parsed, &mut quoted) || packet.make_room(F::HEADERS).is_none() {
         return unanswered;
     }
-    if !write::<F>(packet, network, message, &(answerer, parsed.key.src), &quoted) {
+    if !write::<F>(packet, network, message, &(answerer, parsed.key.src), quoted) {
         return unanswered;
     }
     Verdict { outcome: answered(refused.outcome), hop }
@@ -172,9 +172,9 @@ fn write<F: Answering>(
     network: usize,
     message: Message,
     ends: &(F::Address, F::Address),
-    quoted: &Quoted,
+    quoted: Quoted,
 ) -> bool {
-    F::write_headers(packet, network, message, *ends, *quoted).is_some()
+    F::write_headers(packet, network, message, *ends, quoted).is_some()
 }
 
 /// How much of what a packet carries an error must quote, in bytes.

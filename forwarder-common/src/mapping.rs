@@ -6,11 +6,12 @@
 //! when it was last used; the flows that use it refresh it.
 
 use crate::{
-    abi::{Direction, Flow, FlowKey, Rewrite, Rule, flow_flags, rule_flags},
+    abi::{Flow, FlowKey, Rewrite, Rule, flow_flags, rule_flags},
     address::Address,
     decide::names_port,
     find::{both_live_in, lives, other_lives},
     flow_state::FlowState,
+    mss,
     open_flow::{ALL_TRIES, candidate, enter_reply},
     parse::{Parsed, Transport},
     tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
@@ -65,7 +66,7 @@ pub(crate) fn map<A: Address, T: Tables<A>>(
 
 /// What a rule lets in, as [`Flow::flags`] say it.
 #[inline(always)]
-pub(crate) const fn filtering<A>(rule: &Rule<A>) -> u16 {
+pub(crate) const fn filtering<A>(rule: &Rule<A>) -> u8 {
     if rule.flags & rule_flags::ENDPOINT_FILTERING != 0 {
         flow_flags::ENDPOINT_FILTERING
     } else if rule.flags & rule_flags::ADDRESS_FILTERING != 0 {
@@ -77,7 +78,7 @@ pub(crate) const fn filtering<A>(rule: &Rule<A>) -> u16 {
 
 /// Makes `draft.flow` a mapping's entry for those inside, but for its port.
 #[inline(always)]
-fn write<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<A>, ours: A, counter: u32, filtering: u16) {
+fn write<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<A>, ours: A, counter: u32, filtering: u8) {
     let flow: &mut Flow<A> = &mut draft.flow;
     flow.rewrite.src = ours;
     flow.rewrite.dst = A::default();
@@ -89,11 +90,9 @@ fn write<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<A>, ours: A, co
     flow.counter = counter;
     // The shortest of its protocol's lifetimes: the flows that use it refresh it.
     flow.state = FlowState::Opening as u8;
-    flow.direction = Direction::Forward as u8;
     flow.flags = filtering;
+    flow.mss = mss::UNCHANGED;
     flow.sweep_slot = 0;
-    flow.mss = 0;
-    flow.zero = [0; 3];
     flow.packets = 0;
     flow.bytes = 0;
 }
@@ -203,7 +202,7 @@ pub(crate) fn is_mapped<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<
 /// A packet from inside goes out by a flow: the mapping that it uses lives on (RFC 4787 REQ-6), and so does what that
 /// lets in. Not inlined: a stack frame of its own.
 #[inline(never)]
-pub(crate) fn refresh<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flags: u16, rewrite: &Rewrite<A>) {
+pub(crate) fn refresh<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flags: u8, rewrite: &Rewrite<A>) {
     let (ours, port) = (rewrite.src, rewrite.src_port);
     let key = FlowKey::mapping_from_outside(parsed.protocol(), ours, port);
     if let Some(mapping) = tables.established(&key).or_else(|| tables.embryonic(&key)) {
@@ -220,8 +219,8 @@ pub(crate) fn refresh<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, 
 /// Protects the mappings of a flow that has just been protected itself: `draft.decision` is its forward direction, of
 /// packets with `key`.
 #[inline(always)]
-pub(crate) fn protect_used<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, flags: u16, draft: &mut Draft<A>) {
-    let filtering = flags & (flow_flags::ENDPOINT_FILTERING | flow_flags::ADDRESS_FILTERING);
+pub(crate) fn protect_used<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, flags: u8, draft: &mut Draft<A>) {
+    let filtering = flags & flow_flags::FILTERING;
     if flags & flow_flags::OUTBOUND != 0 {
         draft.peer_key.src = key.src;
         draft.peer_key.src_port = key.src_port;
@@ -241,7 +240,7 @@ pub(crate) fn protect_used<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A
 /// Protects the mapping of `draft.peer_key`'s source to its destination. If a flood has pushed it out meanwhile it is
 /// made anew, unless somebody else has its port now. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn protect<A: Address, T: Tables<A>>(tables: &T, protocol: u8, filtering: u16, draft: &mut Draft<A>) {
+fn protect<A: Address, T: Tables<A>>(tables: &T, protocol: u8, filtering: u8, draft: &mut Draft<A>) {
     let FlowKey { src: inside, src_port: inside_port, dst: ours, dst_port: port, .. } = draft.peer_key;
     let outside_key = FlowKey::mapping_from_outside(protocol, ours, port);
     if tables.established(&outside_key).is_some() {
@@ -270,7 +269,7 @@ pub(crate) fn permit<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     ours: &A,
-    filtering: u16,
+    filtering: u8,
     draft: &mut Draft<A>,
 ) {
     let remote_port = if filtering & flow_flags::ADDRESS_FILTERING != 0 { 0 } else { parsed.key.dst_port };
@@ -287,8 +286,7 @@ pub(crate) fn permit<A: Address, T: Tables<A>>(
     draft.peer.become_peer(&draft.flow, key);
     draft.peer.last_seen = tables.now();
     draft.peer.state = FlowState::Opening as u8;
-    draft.peer.direction = Direction::Reply as u8;
-    draft.peer.flags = 0;
+    draft.peer.flags = flow_flags::REPLY;
     // Where there is no room, the remote end is let in once it is answered.
     let _ = tables.insert_embryonic(&draft.outgoing.other_key, &draft.peer);
 }
@@ -298,7 +296,7 @@ pub(crate) fn permit<A: Address, T: Tables<A>>(
 ///
 /// Not inlined: a stack frame of its own.
 #[inline(never)]
-pub(crate) fn lets_in<A: Address, T: Tables<A>>(tables: &T, filtering: u16, draft: &mut Draft<A>) -> bool {
+pub(crate) fn lets_in<A: Address, T: Tables<A>>(tables: &T, filtering: u8, draft: &mut Draft<A>) -> bool {
     if filtering & flow_flags::ENDPOINT_FILTERING != 0 {
         return true;
     }

@@ -1,7 +1,7 @@
 //! Begins a flow: chooses the source port that the backend will see and enters both directions.
 
 use crate::{
-    abi::{Direction, FlowKey, PortRange, Rule, setting_flags},
+    abi::{FlowKey, PortRange, Rule, setting_flags},
     address::Address,
     checksum::Delta,
     decide::{backend_port, hides, is_from_ourselves},
@@ -51,10 +51,8 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     draft.flow.last_seen = tables.now();
     draft.flow.counter = rule.counter;
     draft.flow.state = FlowState::Opening as u8;
-    draft.flow.direction = Direction::Forward as u8;
     draft.flow.flags = 0;
     draft.flow.mss = rule.mss;
-    draft.flow.zero = [0; 3];
     draft.flow.sweep_slot = 0;
     draft.flow.packets = 1;
     draft.flow.bytes = parsed.length.into();

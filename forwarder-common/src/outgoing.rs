@@ -5,7 +5,7 @@
 //! [`Draft::outgoing`].
 
 use crate::{
-    abi::{Direction, FlowKey, NextHopState, RangeKey, Rule, flow_flags, setting_flags},
+    abi::{FlowKey, NextHopState, RangeKey, Rule, flow_flags, setting_flags},
     address::Address,
     checksum::Delta,
     decide::is_from_ourselves,
@@ -144,7 +144,7 @@ fn target<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: &mut 
     let Draft { flow, outgoing, .. } = draft;
     outgoing.to = flow.rewrite.dst;
     outgoing.to_port = flow.rewrite.dst_port;
-    outgoing.to_filtering = flow.flags;
+    outgoing.to_filtering = flow.flags & flow_flags::FILTERING;
     if is_from_ourselves(tables, parsed) {
         return Err(Outcome::Martian);
     }
@@ -238,13 +238,11 @@ fn enter<A: Address, T: Tables<A>>(
     flow.rewrite.port_delta = source_port_delta.and(Delta::word(parsed.key.dst_port, dst_port)).0;
     flow.last_seen = tables.now();
     flow.state = FlowState::Opening as u8;
-    flow.direction = Direction::Forward as u8;
     flow.sweep_slot = 0;
     flow.mss = match rule {
         Some(rule) => rule.mss,
         None => mss::BY_MTU,
     };
-    flow.zero = [0; 3];
     flow.packets = 0;
     flow.bytes = 0;
     flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);

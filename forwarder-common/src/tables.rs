@@ -230,7 +230,7 @@ pub struct Outgoing<A> {
     /// Its port; network order.
     pub to_port: u16,
     /// What the mapping that leads there lets in: [`crate::abi::Flow::flags`].
-    pub to_filtering: u16,
+    pub to_filtering: u8,
     /// [`crate::outgoing::Kind`] as a number.
     pub kind: u32,
 }

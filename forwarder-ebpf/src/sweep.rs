@@ -163,7 +163,7 @@ unsafe extern "C" fn sweep_one<M: Maps>(step: u32, run: *mut Run) -> i64 {
 
 /// A mapping lives while a flow of it lives, and so does what the mapping lets in.
 #[inline(always)]
-fn refresh_mapping<M: Maps>(protocol: u8, flags: u16, ours: (M::Address, u16), remote: M::Address) {
+fn refresh_mapping<M: Maps>(protocol: u8, flags: u8, ours: (M::Address, u16), remote: M::Address) {
     let refresh = |entry: *mut Flow<M::Address>| {
         // SAFETY: a pointer to a map value, valid while the program runs; a single word.
         unsafe { (*entry).last_seen = now() };

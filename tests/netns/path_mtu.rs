@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use forwarder_lab::{Family, TcpServer, Topology, Transfer};
+use forwarder_lab::{Family, Frame, TcpServer, Topology, Transfer};
 
 use crate::config::{rule, source as source_key};
 use crate::forwarder::Forwarder;
@@ -14,6 +14,7 @@ in_every_setting!(segments_fit_a_narrow_way, senders_hear_of_a_narrow_way, the_l
 const PORT: u16 = 80;
 const ROUTE_MTU: u16 = 1300;
 const MANY: u64 = 10_000_000;
+const ETHERNET: usize = 14;
 
 fn start(name: &str, setting: Setting, clamp: bool) -> (Topology, Forwarder) {
     let net = setting.network(name);
@@ -42,7 +43,9 @@ fn narrow(net: &Topology, family: Family) {
     let words: Vec<&str> = route.split_whitespace().collect();
     let part = |key: &str| words.windows(2).find(|pair| pair[0] == key).map(|pair| format!("{key} {} ", pair[1]));
     let way = part("via").unwrap_or_default() + &part("dev").unwrap();
-    net.forwarder.route(&home, &format!("{way}mtu {ROUTE_MTU}")).unwrap();
+    // Of an IPv6 route, the kernel tells programs only an MTU that is locked.
+    let lock = if family == Family::V6 { "lock " } else { "" };
+    net.forwarder.route(&home, &format!("{way}mtu {lock}{ROUTE_MTU}")).unwrap();
 }
 
 fn move_much(net: &Topology, forwarder: &Forwarder) {
@@ -53,9 +56,35 @@ fn move_much(net: &Topology, forwarder: &Forwarder) {
     }
 }
 
+/// The segment size that a SYN or SYN-ACK announces, as Linux does: by its first option.
+fn announced(frame: &Frame) -> Option<(u8, u16)> {
+    const SYN: u8 = 0x02;
+    let ip = frame.bytes.get(ETHERNET..)?;
+    let (header, next) = if ip.first()? >> 4 == 4 { (20, 9) } else { (40, 6) };
+    let tcp = ip.get(header..)?;
+    let flags = *tcp.get(13)?;
+    let &[2, 4, high, low] = tcp.get(20..24)? else { return None };
+    let is_syn = *ip.get(next)? == 6 && flags & SYN != 0;
+    (!frame.outgoing && is_syn).then(|| (flags, u16::from_be_bytes([high, low])))
+}
+
 /// Both ends are told segment sizes that fit, so nothing is ever too big.
 fn segments_fit_a_narrow_way(setting: Setting) {
+    const SYN: u8 = 0x02;
+    const SYN_ACK: u8 = 0x12;
     let (net, forwarder) = start("mss", setting, true);
+    for (source, family) in cases() {
+        let _server = TcpServer::start(&net.home, net.backend(family, source.home_port())).unwrap();
+        let (at_home, at_client) = (net.home.capture("eth0").unwrap(), net.client.capture("eth0").unwrap());
+        Transfer::to(target(&net, source, family)).upload(1000).download(1000).run(&net.client).unwrap();
+        let headers = if family == Family::V4 { 40 } else { 60 };
+        for (capture, flags) in [(at_home, SYN), (at_client, SYN_ACK)] {
+            let frame = capture.wait_for(|frame| announced(frame).is_some()).unwrap();
+            // Explicit congestion notification is set up by two more flags.
+            let (seen, size) = announced(&frame).unwrap();
+            assert_eq!((seen & SYN_ACK, size), (flags, ROUTE_MTU - headers), "{source:?} {family:?}");
+        }
+    }
     move_much(&net, &forwarder);
     let stats = forwarder.stats();
     assert!(stats.drops().is_empty(), "{stats:?}");

@@ -116,38 +116,38 @@ pub struct Flow<A> {
     pub counter: u32,
     /// [`crate::flow_state::FlowState`] as a number; both directions of a flow hold the same one.
     pub state: u8,
-    /// [`Direction`] as a number.
-    pub direction: u8,
     /// [`flow_flags`].
-    pub flags: u16,
+    pub flags: u8,
+    /// The largest segment size that TCP may announce ([`crate::mss`]); the same in both directions.
+    pub mss: u16,
     /// Of an established flow: in the forward direction, where the sweeper finds it; in the reply direction of TCP,
     /// [`crate::window::Reached`]. While embryonic, in the client's direction of a TCP flow: the acknowledgment number
     /// (host order) that shows that the client has seen the backend's SYN-ACK; else 0.
     pub sweep_slot: u32,
-    /// The largest segment size that TCP may announce ([`crate::mss`]); the same in both directions.
-    pub mss: u16,
-    /// Always 0.
-    pub zero: [u16; 3],
     /// Packets of this direction.
     pub packets: u64,
     /// Bytes of this direction, IP header included, link header not.
     pub bytes: u64,
 }
-/// Bits of [`Flow::flags`]; both entries of a flow have the same ones.
+/// Bits of [`Flow::flags`]; but for [`REPLY`](flow_flags::REPLY), both entries of a flow have the same ones.
 pub mod flow_flags {
     /// Begun by a host behind us that goes out with an address of ours: it keeps a mapping alive.
-    pub const OUTBOUND: u16 = 1;
+    pub const OUTBOUND: u8 = 1;
     /// Let in by a mapping, which it keeps alive. With [`OUTBOUND`]: from one host behind us to another (RFC 4787
     /// section 6).
-    pub const INBOUND: u16 = 1 << 1;
+    pub const INBOUND: u8 = 1 << 1;
     /// Of a mapping that everybody may use, and its flows (RFC 4787 section 5, endpoint-independent filtering).
-    pub const ENDPOINT_FILTERING: u16 = 1 << 2;
+    pub const ENDPOINT_FILTERING: u8 = 1 << 2;
     /// Of a mapping that the addresses may use which its host has sent to, and its flows (address-dependent filtering).
-    pub const ADDRESS_FILTERING: u16 = 1 << 3;
+    pub const ADDRESS_FILTERING: u8 = 1 << 3;
+    /// Both of them.
+    pub const FILTERING: u8 = ENDPOINT_FILTERING | ADDRESS_FILTERING;
+    /// The entry of the backend's direction ([`super::Direction`]).
+    pub const REPLY: u8 = 1 << 7;
 }
 
-layout!(Flow<V4>, 56, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u16, [u16; 3], u64, u64]);
-layout!(Flow<V6>, 80, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u16, [u16; 3], u64, u64]);
+layout!(Flow<V4>, 48, [Rewrite<V4>, u32, u32, u8, u8, u16, u32, u64, u64]);
+layout!(Flow<V6>, 72, [Rewrite<V6>, u32, u32, u8, u8, u16, u32, u64, u64]);
 
 impl<A: Copy + Eq> Flow<A> {
     /// Whether this is the other direction of packets with `key`: not only found where theirs would be, but leading back.
@@ -161,10 +161,10 @@ impl<A: Copy + Eq> Flow<A> {
 }
 
 impl<A: Copy> Flow<A> {
-    /// [`Self::direction`] as what it means.
+    /// Which way packets of this entry go.
     #[inline(always)]
     pub const fn direction(&self) -> Direction {
-        if self.direction == Direction::Forward as u8 { Direction::Forward } else { Direction::Reply }
+        if self.flags & flow_flags::REPLY == 0 { Direction::Forward } else { Direction::Reply }
     }
 
     /// Makes this the entry of the other direction of `flow`: it undoes what that one does to packets with `key`.
@@ -172,10 +172,6 @@ impl<A: Copy> Flow<A> {
     /// In place, field by field: a BPF program has no stack to spare for a whole one in between.
     #[inline(always)]
     pub const fn become_peer(&mut self, flow: &Self, key: &FlowKey<A>) {
-        let direction = match flow.direction() {
-            Direction::Forward => Direction::Reply,
-            Direction::Reply => Direction::Forward,
-        };
         self.rewrite.src = key.dst;
         self.rewrite.dst = key.src;
         self.rewrite.src_port = key.dst_port;
@@ -185,10 +181,8 @@ impl<A: Copy> Flow<A> {
         self.last_seen = flow.last_seen;
         self.counter = flow.counter;
         self.state = flow.state;
-        self.direction = direction as u8;
-        self.flags = flow.flags;
+        self.flags = flow.flags ^ flow_flags::REPLY;
         self.mss = flow.mss;
-        self.zero = [0; 3];
         self.sweep_slot = flow.sweep_slot;
         self.packets = 0;
         self.bytes = 0;

@@ -355,7 +355,7 @@ fn segments_are_told_about_too<F: TestFamily + Answering>() {
     let most = F::LONGEST - F::HEADERS;
     for (segment, outcome) in [(1500 - 20, Outcome::AnsweredTooBig), (1300, Outcome::Forwarded)] {
         let unfinished = Some((NETWORK + F::HEADER, NETWORK + F::HEADER + 16));
-        let (verdict, left) = run(&world, Buffer { segment, unfinished, ..buffer(&packet) });
+        let (verdict, left) = run(&world, Buffer { unfinished, segment, ..buffer(&packet) });
         assert_eq!(verdict.outcome, outcome);
         if outcome == Outcome::AnsweredTooBig {
             assert_eq!((left.segment, left.bytes.len()), (0, NETWORK + F::HEADERS + most));

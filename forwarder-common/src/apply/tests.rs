@@ -158,7 +158,7 @@ fn the_peer_of_a_flow_undoes_it<F: TestFamily>() {
         // An echo has one identifier, which both directions carry.
         let (src, dst) = (at(F::OURS, port(61234)), at(F::BACKEND, port(8080)));
         let key = World::<F>::key(&packet);
-        let flow = Flow { rewrite: rewrite::<F>(&packet, src, dst), direction: 0, ..Flow::default() };
+        let flow = Flow { rewrite: rewrite::<F>(&packet, src, dst), ..Flow::default() };
         let peer = flow.peer(&key);
         let reply = packet.forwarded(src, dst).answer(answer).with(|p| p.hop_limit = 64);
         assert_eq!(World::<F>::key(&reply), flow.peer_key(key.protocol));
@@ -166,6 +166,6 @@ fn the_peer_of_a_flow_undoes_it<F: TestFamily>() {
         assert_eq!(bytes, reply.forwarded(packet.dst, packet.src).frame());
         assert_eq!(peer.peer_key(key.protocol), key);
         let again = peer.peer(&flow.peer_key(key.protocol));
-        assert_eq!((again.rewrite, again.direction), (flow.rewrite, flow.direction));
+        assert_eq!((again.rewrite, again.direction()), (flow.rewrite, flow.direction()));
     }
 }

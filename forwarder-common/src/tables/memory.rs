@@ -205,7 +205,7 @@ impl<A: MemoryAddress> Memory<A> {
             let peer = established.get(&peer_key).unwrap_or_else(|| panic!("half a flow: {key:?}")).get();
             assert_eq!(peer.peer_key(key.protocol), *key, "the halves are not each other's");
             assert_eq!(peer.state, flow.state, "the halves are in different states");
-            assert_ne!(peer.direction, flow.direction);
+            assert_ne!(peer.direction(), flow.direction());
             let forward = if flow.direction() == Direction::Forward { flow } else { peer };
             let pair = self.sweep.borrow()[&forward.sweep_slot];
             assert!(pair == [*key, peer_key] || pair == [peer_key, *key], "the sweeper would remove another flow");
@@ -451,7 +451,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
     /// Memory with remains of another flow in it.
     fn draft(&self) -> Option<Self::Draft> {
         let flow =
-            Flow { counter: 999, state: 9, direction: 9, sweep_slot: 9, packets: 99, bytes: 99, ..Flow::default() };
+            Flow { counter: 999, state: 9, flags: 9, mss: 9, sweep_slot: 9, packets: 99, bytes: 99, ..Flow::default() };
         let answer = Parsed {
             key: FlowKey::default(),
             transport: Transport::Other,

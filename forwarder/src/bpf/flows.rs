@@ -272,7 +272,7 @@ fn kind<A: Family>(key: &FlowKey<A>) -> Kind {
     }
 }
 
-const fn filtering(flags: u16) -> Filtering {
+const fn filtering(flags: u8) -> Filtering {
     if flags & flow_flags::ENDPOINT_FILTERING != 0 {
         Filtering::Endpoint
     } else if flags & flow_flags::ADDRESS_FILTERING != 0 {
@@ -282,8 +282,8 @@ const fn filtering(flags: u16) -> Filtering {
     }
 }
 
-const fn is_forward<A>(flow: &Flow<A>) -> bool {
-    flow.direction == Direction::Forward as u8
+const fn is_forward<A: Copy>(flow: &Flow<A>) -> bool {
+    matches!(flow.direction(), Direction::Forward)
 }
 
 const fn duration(ticks: Ticks) -> Duration {

@@ -54,9 +54,9 @@ fn end(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
 
-/// forwarder's configuration. Nothing expires while the test runs.
+/// forwarder's configuration. Nothing expires while the test runs; segment sizes stay as they are.
 pub(crate) fn configuration(family: Family, source: Source) -> String {
-    let mut text = String::from("[limits]\nflows = 65536\nnew_flows = 65536\n[timeouts]\n");
+    let mut text = String::from("mss_clamp = false\n[limits]\nflows = 65536\nnew_flows = 65536\n[timeouts]\n");
     for name in ["opening", "established", "closing", "reset"] {
         writeln!(text, "tcp_{name} = \"2h\"").unwrap();
     }
