@@ -159,7 +159,7 @@ pub fn answer<F: Answering, T: Tables<F::Address>>(
     if !quote(packet, network, parsed, &mut quoted) || packet.make_room(F::HEADERS).is_none() {
         return unanswered;
     }
-    if !write::<F>(packet, network, message, &(answerer, parsed.key.src), quoted) {
+    if !write::<F>(packet, network, message, &(answerer, parsed.key.src), &quoted) {
         return unanswered;
     }
     Verdict { outcome: answered(refused.outcome), hop }
@@ -167,14 +167,15 @@ pub fn answer<F: Answering, T: Tables<F::Address>>(
 
 /// [`Answering::write_headers`]; whether the bytes were there. Not inlined: a stack frame of its own.
 #[inline(never)]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "by value it would be two arguments, and BPF has room for five")]
 fn write<F: Answering>(
     packet: &mut impl Packet,
     network: usize,
     message: Message,
     ends: &(F::Address, F::Address),
-    quoted: Quoted,
+    quoted: &Quoted,
 ) -> bool {
-    F::write_headers(packet, network, message, *ends, quoted).is_some()
+    F::write_headers(packet, network, message, *ends, *quoted).is_some()
 }
 
 /// How much of what a packet carries an error must quote, in bytes.

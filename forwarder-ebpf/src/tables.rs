@@ -121,7 +121,7 @@ impl<A: Copy> FlowEntry<A> for Entry<A> {
     #[inline(always)]
     fn note_reached(self, reached: Reached) {
         // SAFETY: as above; a single word.
-        unsafe { (*self.0).sweep_slot = reached.0 };
+        unsafe { (*self.0.as_ptr()).sweep_slot = reached.0 };
     }
 }
 
