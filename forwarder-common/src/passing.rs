@@ -6,11 +6,11 @@
 //! nothing. Only machines with hosts that go out by us have any.
 
 use crate::{
-    abi::{Direction, FlowKey, Rule},
+    abi::{FlowKey, Rule},
     address::Address,
     complete::{follow, grow},
     flow_state::FlowState,
-    mapping,
+    mapping, mss,
     open_flow::begins,
     parse::{Parsed, Transport},
     tables::{Draft, FlowEntry, Tables},
@@ -60,8 +60,8 @@ fn begin<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, rule: &Rule<A
     // So that it ends with its rule.
     flow.counter = rule.counter;
     flow.state = FlowState::Opening as u8;
-    flow.direction = Direction::Forward as u8;
     flow.flags = 0;
+    flow.mss = mss::UNCHANGED;
     flow.sweep_slot = 0;
     flow.packets = 1;
     flow.bytes = parsed.length.into();

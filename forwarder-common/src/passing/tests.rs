@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::*;
 use crate::{
+    abi::Direction,
     outgoing::tests::{INSIDE, OUTSIDE, gateway, host},
     tables::memory::TIMEOUTS,
     test_packet::{Body, TestPacket, at, flags},
