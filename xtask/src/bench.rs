@@ -1,4 +1,6 @@
-//! `cargo xtask bench`: packet rates of forwarder next to what else a machine can do.
+//! `cargo xtask bench`: forwarder next to what else a machine can do.
+
+mod peers;
 
 use std::{
     env,
@@ -12,12 +14,21 @@ use clap::Args;
 
 use crate::{setup, workspace};
 
-/// Measure packet rates: the machine's limit, kernel forwarding, nftables, and forwarder
+/// Measure forwarder next to what the machine can do and to what people use today
 ///
-/// Builds in release mode and runs everything on one CPU between network namespaces, so compare ratios of one run, not
-/// numbers of two machines. Options are those of the bench itself: --quick, --filter WORD, --json FILE, …; `cargo xtask
-/// bench -- --help` lists them.
+/// Builds in release mode and measures between network namespaces, which go away also when it is interrupted: packet rates
+/// beside a bare XDP redirect, kernel forwarding, nftables and iptables; applications over TCP, beside HAProxy, nginx, socat
+/// and realm too; loading and changing rules. Compare ratios of one run, not numbers of two machines.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+    cargo xtask bench --quick                        a rough answer, in about a minute once built
+    cargo xtask bench --quick --check                fail if a ratio is worse than tests/bench/thresholds.toml allows
+    cargo xtask bench --filter v4/xdp --json FILE    only some rows; --list shows all
+    cargo xtask bench --filter tcp/bulk,tcp/light    applications: only these loads
+    cargo xtask bench --report                       everything, and write docs/benchmarks.md with its plots
+    cargo xtask bench --iface eth1 --peer 203.0.113.7:8000    between real machines: send frames to a forwarder
+    cargo xtask bench --sink --iface eth2 --port 9000         and, on the machine behind it, count what arrives
+    cargo xtask bench -- --help                      every option")]
 pub(crate) struct Options {
     /// Options of the bench itself
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -26,6 +37,8 @@ pub(crate) struct Options {
 
 /// Seconds that a lab waits for an event that must come. Benches keep the CPU busy, with other programs beside them.
 const PATIENCE: &str = "FORWARDER_LAB_PATIENCE";
+/// Words of filters that ask for relays.
+const RELAYS: [&str; 4] = ["haproxy", "nginx", "socat", "realm"];
 /// The bench, and what it measures.
 const PACKAGES: [&str; 2] = ["forwarder-bench", "forwarder"];
 
@@ -34,6 +47,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure()?;
     let [bench, forwarder] = build()?;
     let mut command = Command::new(bench);
+    if needs_peers(&options.bench) {
+        command.arg("--peers").arg(peers::ensure());
+    }
     if env::var_os(PATIENCE).is_none() {
         command.env(PATIENCE, "60");
     }
@@ -43,6 +59,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("the bench failed ({status})");
     }
     Ok(())
+}
+
+/// Whether rows of relays may be measured.
+fn needs_peers(options: &[String]) -> bool {
+    let has = |words: &[&str]| options.iter().any(|option| words.contains(&option.as_str()));
+    if has(&["--list", "--help", "-h", "--from", "--iface", "--peers"]) {
+        return false;
+    }
+    if options.iter().any(|option| option.starts_with("--filter")) {
+        return has(&RELAYS) || options.iter().any(|option| option.contains("tcp"));
+    }
+    !has(&["--quick"])
 }
 
 /// Builds the programs of [`PACKAGES`], each in release mode.

@@ -52,6 +52,8 @@ enum Stage {
     Loaded,
     /// cargo xtask demo, as the README shows it
     Demo,
+    /// cargo xtask bench --quick --check: ratios that must hold
+    Bench,
     /// The loaded programs under Debian's older kernels in a virtual machine (cargo xtask vm)
     Kernels,
 }
@@ -65,6 +67,7 @@ impl Stage {
             Self::Unit => "unit tests",
             Self::Loaded => "loaded programs and networks",
             Self::Demo => "demo",
+            Self::Bench => "bench",
             Self::Kernels => "older kernels",
         }
     }
@@ -108,6 +111,11 @@ impl Stage {
                 demo.args(["demo", "--debug"]);
                 vec![demo]
             }
+            Self::Bench => {
+                let mut bench = Command::new(env::current_exe().context("cannot find the running xtask")?);
+                bench.args(["bench", "--quick", "--check"]);
+                vec![bench]
+            }
             Self::Kernels => {
                 let mut kernels = Command::new(env::current_exe().context("cannot find the running xtask")?);
                 kernels.args(["vm", "--timeout", "2400", "--"]).args(filters);
@@ -127,7 +135,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     };
     let stages: Vec<Stage> = Stage::value_variants().iter().copied().filter(chosen).collect();
-    if stages.iter().any(|stage| matches!(stage, Stage::Unit | Stage::Loaded | Stage::Demo | Stage::Kernels)) {
+    if stages
+        .iter()
+        .any(|stage| matches!(stage, Stage::Unit | Stage::Loaded | Stage::Demo | Stage::Bench | Stage::Kernels))
+    {
         setup::check_machine()?;
     }
     let ready = setup::ensure()?;

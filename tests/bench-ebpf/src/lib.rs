@@ -12,8 +12,10 @@ pub const LENGTH_V4: usize = 60;
 /// The same for IPv6: headers and a flow number.
 pub const LENGTH_V6: usize = 66;
 
-/// Flows come from this many addresses.
-pub const CLIENTS: u32 = 16;
+/// In a lab, flows come from 2 to the power of this many addresses.
+pub const CLIENT_BITS: u32 = 4;
+/// So many.
+pub const CLIENTS: u32 = 1 << CLIENT_BITS;
 
 /// How many samples the sink keeps.
 pub const SAMPLES: u32 = 256;
@@ -25,19 +27,21 @@ pub const SAMPLE_EVERY: u64 = 1024;
 pub struct FlowEnds {
     /// Which port of the forwarder.
     pub listen: u32,
-    /// Below [`CLIENTS`].
+    /// Which address they come from.
     pub client: u32,
     /// Counts up from 0 within each listen and client.
     pub port: u32,
 }
 
 impl FlowEnds {
-    /// The ends of flow number `flow`, where flows go to 2 to the power of `listen_bits` (below 16) ports.
+    /// The ends of flow number `flow`, where flows go to 2 to the power of `listen_bits` ports, and come from 2 to the
+    /// power of `client_bits` addresses; both are below 16.
     #[inline(always)]
-    pub const fn of(flow: u32, listen_bits: u32) -> Self {
+    pub const fn of(flow: u32, listen_bits: u32, client_bits: u32) -> Self {
         let others = flow >> (listen_bits & 15);
         let listen = flow - (others << (listen_bits & 15));
-        Self { listen, client: others % CLIENTS, port: others / CLIENTS }
+        let port = others >> (client_bits & 15);
+        Self { listen, client: others - (port << (client_bits & 15)), port }
     }
 }
 
@@ -65,8 +69,8 @@ pub struct Generator {
     pub client_port: u16,
     /// Port of listen number 0; host order.
     pub listen_port: u16,
-    /// Always 0.
-    pub zero: u16,
+    /// How many addresses flows come from: 2 to the power of this.
+    pub client_bits: u16,
     /// The interface that redirecting by number sends out of.
     pub out: u32,
     /// How many ports flows go to: 2 to the power of this.
@@ -89,6 +93,20 @@ pub struct Sink {
     pub reflect: u32,
     /// Length of the frames that are waited for, in bytes.
     pub length: u32,
+}
+
+/// What came by a real wire; the single entry of `WIRE`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Wire {
+    /// UDP frames to the port that is waited for.
+    pub received: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The port; host order.
+    pub port: u32,
+    /// Always 0.
+    pub padding: u32,
 }
 
 /// The sink on the backend's side: waits for a destination.

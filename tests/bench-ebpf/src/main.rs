@@ -8,14 +8,14 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
         xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
     },
-    btf_maps::{Array, DevMap},
+    btf_maps::{Array, DevMap, PerCpuArray},
     helpers::{bpf_fib_lookup, bpf_redirect},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use forwarder_bench_ebpf::{
     BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, DEVICE_REFLECT, FlowEnds, Frame, Generator, LENGTH_V4,
-    LENGTH_V6, SAMPLE_EVERY, SAMPLES, Sink,
+    LENGTH_V6, SAMPLE_EVERY, SAMPLES, Sink, Wire,
 };
 
 #[btf_map]
@@ -23,11 +23,14 @@ static GENERATOR: Array<Generator, 1> = Array::new();
 #[btf_map]
 static SINKS: Array<Sink, 2> = Array::new();
 #[btf_map]
+static WIRE: PerCpuArray<Wire, 1> = PerCpuArray::new();
+#[btf_map]
 static SAMPLED: Array<Frame, { SAMPLES as usize }> = Array::new();
 #[btf_map]
 static DEVICES: DevMap<3> = DevMap::new();
 
 const ETHERNET: usize = 14;
+const UDP: u8 = 17;
 
 /// Where things stand in a frame; without options and extension headers these are constants.
 trait Layout {
@@ -38,6 +41,12 @@ trait Layout {
     const ADDRESS: usize;
     /// Of the TTL or hop limit.
     const TTL: usize;
+    const ETHERTYPE: u16;
+    /// Of the protocol, or the next header.
+    const PROTOCOL: usize;
+    /// The first byte, as far as it is always the same, and how far that is: version, and that there are no options.
+    const FIRST: u8;
+    const FIRST_MASK: u8;
     /// `AF_INET` or `AF_INET6`.
     const ADDRESS_FAMILY: u8;
     /// Of the header checksum, if there is one.
@@ -57,6 +66,10 @@ impl Layout for V4 {
     const SOURCE: usize = ETHERNET + 12;
     const ADDRESS: usize = 4;
     const TTL: usize = ETHERNET + 8;
+    const ETHERTYPE: u16 = 0x0800;
+    const PROTOCOL: usize = ETHERNET + 9;
+    const FIRST: u8 = 0x45;
+    const FIRST_MASK: u8 = 0xff;
     const ADDRESS_FAMILY: u8 = 2;
     const HEADER_CHECKSUM: Option<usize> = Some(ETHERNET + 10);
 }
@@ -68,6 +81,10 @@ impl Layout for V6 {
     const SOURCE: usize = ETHERNET + 8;
     const ADDRESS: usize = 16;
     const TTL: usize = ETHERNET + 7;
+    const ETHERTYPE: u16 = 0x86dd;
+    const PROTOCOL: usize = ETHERNET + 6;
+    const FIRST: u8 = 0x60;
+    const FIRST_MASK: u8 = 0xf0;
     const ADDRESS_FAMILY: u8 = 10;
     const HEADER_CHECKSUM: Option<usize> = None;
 }
@@ -138,7 +155,7 @@ fn generate<L: Layout>(context: &XdpContext) -> Option<u32> {
         }
     }
 
-    let ends = FlowEnds::of(flow, generator.listen_bits);
+    let ends = FlowEnds::of(flow, generator.listen_bits, generator.client_bits.into());
     let address = generator.client.wrapping_add(ends.client as u16).to_be();
     let source = generator.client_port.wrapping_add(ends.port as u16).to_be();
     let destination = generator.listen_port.wrapping_add(ends.listen as u16).to_be();
@@ -212,7 +229,7 @@ fn route<L: Layout>(context: &XdpContext) -> Option<u32> {
     // SAFETY: integers, and unions of integers, for which zero is a value.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
     lookup.family = L::ADDRESS_FAMILY;
-    lookup.l4_protocol = 17;
+    lookup.l4_protocol = UDP;
     // SAFETY: `frame` found `L::LENGTH` bytes. Of the addresses' unions those members are used that the family names; for
     // both, source and destination are as long as in the packet.
     unsafe {
@@ -299,6 +316,36 @@ fn take<L: Layout, const WHICH: u32>(context: &XdpContext, sink: &mut Sink) -> O
     }
     // Not XDP_TX, which veth brings only to a peer that has an XDP program.
     DEVICES.redirect(DEVICE_REFLECT, 0).ok()
+}
+
+/// Counts the UDP frames to one port of a real machine, keeps some, and lets everything else pass.
+#[xdp]
+fn wire_sink(context: XdpContext) -> u32 {
+    arrived::<V4>(&context).or_else(|| arrived::<V6>(&context)).unwrap_or(XDP_PASS)
+}
+
+#[inline(always)]
+fn arrived<L: Layout>(context: &XdpContext) -> Option<u32> {
+    let frame = frame::<L>(context)?;
+    let wire = WIRE.get_ptr_mut(0)?;
+    // SAFETY: a pointer to this CPU's value, valid while the program runs, which nothing else on this CPU writes.
+    let wire = unsafe { &mut *wire };
+    // SAFETY: all within the `L::LENGTH` bytes that `frame` found, at even offsets but for the single bytes.
+    let is_wanted = unsafe {
+        load(frame, 12) == L::ETHERTYPE.to_be()
+            && frame.add(ETHERNET).read() & L::FIRST_MASK == L::FIRST
+            && frame.add(L::PROTOCOL).read() == UDP
+            && u32::from(u16::from_be(load(frame, L::TRANSPORT + 2))) == wire.port
+    };
+    if !is_wanted {
+        return None;
+    }
+    if wire.received & (SAMPLE_EVERY - 1) == 0 {
+        keep::<L>(frame, (wire.received / SAMPLE_EVERY) as u32 & (SAMPLES - 1));
+    }
+    wire.received += 1;
+    wire.bytes += (context.data_end() - context.data()) as u64;
+    Some(XDP_DROP)
 }
 
 #[inline(always)]

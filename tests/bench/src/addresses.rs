@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
-use forwarder_bench_ebpf::{CLIENTS, FlowEnds};
+use forwarder_bench_ebpf::{CLIENT_BITS, CLIENTS, FlowEnds};
 use forwarder_lab::{Host, Topology};
 
 use crate::row::{Mode, Row, Way};
@@ -87,7 +87,7 @@ impl Addresses {
 
     /// The frame of a flow as the client sends it.
     pub(crate) fn sent(&self, flow: u32) -> Ends {
-        let ends = FlowEnds::of(flow, self.row.listen_bits());
+        let ends = FlowEnds::of(flow, self.row.listen_bits(), CLIENT_BITS);
         Ends {
             source_mac: self.client,
             destination_mac: self.outer,
@@ -113,7 +113,7 @@ impl Addresses {
             source,
             destination: self.destination,
             source_port,
-            destination_port: BACKEND_PORT + FlowEnds::of(flow, self.row.listen_bits()).listen as u16,
+            destination_port: BACKEND_PORT + FlowEnds::of(flow, self.row.listen_bits(), CLIENT_BITS).listen as u16,
             ttl: sent.ttl - 1,
         }
     }

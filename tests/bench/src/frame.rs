@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use forwarder_bench_ebpf::{FRAME_WORDS, Frame, Generator, LENGTH_V4, LENGTH_V6};
+use forwarder_bench_ebpf::{CLIENT_BITS, FRAME_WORDS, Frame, Generator, LENGTH_V4, LENGTH_V6};
 use forwarder_lab::Family;
 use forwarder_lab::etherparse::PacketBuilder;
 
-use crate::addresses::{Addresses, CLIENT_PORT, Ends};
+use crate::addresses::{Addresses, Ends};
 use crate::row::{Row, Size};
 
 const ETHERNET: usize = 14;
@@ -69,8 +69,14 @@ pub(crate) fn build(ends: &Ends, flow: u32, length: usize) -> Result<Vec<u8>> {
 
 /// What the generator needs to make all of a row's frames.
 pub(crate) fn generator(addresses: &Addresses, row: Row) -> Result<Generator> {
-    let (ends, family) = (addresses.sent(0), row.family);
-    let mut frame = build(&ends, 0, length(row))?;
+    let clients = CLIENT_BITS as u16;
+    let generator = generator_between(&addresses.sent(0), row.family, length(row))?;
+    Ok(Generator { client_bits: clients, listen_bits: row.listen_bits(), ..generator })
+}
+
+/// The same for frames of one sender to one port; its first flow is between these ends.
+pub(crate) fn generator_between(ends: &Ends, family: Family, length: usize) -> Result<Generator> {
+    let mut frame = build(ends, 0, length)?;
     let at = transport(family);
     let client_address = match family {
         Family::V4 => ETHERNET + 12 + 4 - 2,
@@ -103,9 +109,8 @@ pub(crate) fn generator(addresses: &Addresses, row: Row) -> Result<Generator> {
         transport_sum,
         header_sum,
         client,
-        client_port: CLIENT_PORT,
-        listen_port: addresses.listen_port(),
-        listen_bits: row.listen_bits(),
+        client_port: ends.source_port,
+        listen_port: ends.destination_port,
         ..Generator::default()
     })
 }

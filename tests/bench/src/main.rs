@@ -38,6 +38,7 @@ mod rules;
 mod samples;
 mod selection;
 mod statistics;
+mod wire;
 
 use std::fs::File;
 use std::iter;
@@ -67,6 +68,14 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    match (&options.iface, options.peer, options.port) {
+        (Some(iface), Some(peer), _) => {
+            return wire::generate(iface, peer, options.flows, options.seconds, options.rate);
+        }
+        (Some(iface), None, Some(port)) => return wire::sink(iface, port, options.seconds),
+        (Some(_), None, None) => bail!("--iface needs --peer ADDR:PORT to send to, or --sink --port PORT to count"),
+        (None, ..) => {}
+    }
     let work = Work::new(&Selection::new(&options.filter, options.quick), options);
     if work.names().next().is_none() {
         bail!("no row's name contains {}; --list shows them", options.filter.join(" or "));

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -7,9 +8,11 @@ use clap::Parser;
 /// Where the project keeps its report: the bench is built where it stands.
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
 
-/// Measure packet rates: the machine's limit, kernel forwarding, nftables, and forwarder
+/// Measure forwarder next to what the machine can do and to what people use today
 ///
-/// Everything runs on one CPU between network namespaces: compare ratios of one run, not numbers of two machines.
+/// Between network namespaces: packet rates, which one CPU does all of, beside a bare XDP redirect, kernel forwarding,
+/// nftables and iptables; applications over TCP; loading and changing rules. Compare ratios of one run, not numbers of two
+/// machines. With --iface, between real machines instead.
 #[derive(Debug, Parser)]
 #[allow(clippy::struct_excessive_bools, reason = "flags of a command line are independent of each other")]
 #[command(name = "forwarder-bench", version)]
@@ -52,6 +55,27 @@ pub(crate) struct Options {
     /// Where relays are that the machine lacks: a directory with usr/sbin and so on below it
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(crate) peers: PathBuf,
+    /// Real machines: send frames by this interface to --peer, or, with --sink, count what arrives by it
+    #[arg(long, value_name = "INTERFACE")]
+    pub(crate) iface: Option<String>,
+    /// Where frames go: what the forwarder listens on, ADDR:PORT or [ADDR6]:PORT, UDP
+    #[arg(long, value_name = "ADDR:PORT", requires = "iface", conflicts_with = "sink")]
+    pub(crate) peer: Option<SocketAddr>,
+    /// Count the UDP packets to --port that arrive by --iface, on the machine that the forwarder forwards to
+    #[arg(long, requires_all = ["iface", "port"])]
+    pub(crate) sink: bool,
+    /// The port that --sink counts
+    #[arg(long, value_name = "PORT", requires = "sink")]
+    pub(crate) port: Option<u16>,
+    /// How long --peer sends or --sink counts
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) seconds: u64,
+    /// How many flows --peer sends, up to 32768; a power of two
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) flows: u32,
+    /// The most frames a second that --peer sends; 0: as many as go
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) rate: u64,
     /// Print the names of the rows and end
     #[arg(long)]
     pub(crate) list: bool,

@@ -10,7 +10,7 @@ use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, Pod};
 use forwarder_bench_ebpf::{
     BACKEND_SINK, CLIENT_SINK, DEVICE_GENERATOR, DEVICE_LIMIT, DEVICE_REFLECT, Frame, Generator, SAMPLE_EVERY, SAMPLES,
-    Sink,
+    Sink, Wire,
 };
 use forwarder_lab::{Family, Topology};
 
@@ -19,7 +19,7 @@ use crate::cpu::Cpu;
 use crate::frame;
 use crate::row::{Row, Way};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/forwarder-bench-ebpf"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/forwarder-bench-ebpf"));
 
 /// How many frames the kernel makes before it hands them on; as many as a NIC's driver usually takes at once.
 const BATCH: u32 = 64;
@@ -85,11 +85,13 @@ impl Run {
 /// A record that a BPF map holds.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Record<T>(T);
+pub(crate) struct Record<T>(pub(crate) T);
 // SAFETY: integers without padding, by the layout of the record.
 unsafe impl Pod for Record<Generator> {}
 // SAFETY: as above.
 unsafe impl Pod for Record<Sink> {}
+// SAFETY: as above.
+unsafe impl Pod for Record<Wire> {}
 
 /// The programs of one row's network.
 pub(crate) struct Programs {
@@ -149,20 +151,10 @@ impl Programs {
     pub(crate) fn run(&mut self, net: &Topology, cpu: &Cpu, flows: Flows, frames: u32, reflect: bool) -> Result<Run> {
         self.prepare(flows, reflect)?;
         let length = self.length;
-        let context: XdpContext = [0, length as u32, 0, self.client_interface, 0, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let frame = vec![0; length];
-        let generator: &Xdp = xdp(&mut self.bpf, generator_name(self.family))?;
+        let (interface, generator) = (self.client_interface, xdp(&mut self.bpf, generator_name(self.family))?);
         let timed = move || -> Result<(Duration, Duration)> {
-            let options = TestRunOptions {
-                data_in: Some(&frame),
-                ctx_in: Some(&context),
-                repeat: frames,
-                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                ..TestRunOptions::default()
-            };
             let (cpu_before, before) = (cpu.time()?, Instant::now());
-            generator.test_run(options).context("the generator does not run")?;
+            generate(generator, interface, length, frames)?;
             Ok((cpu.time()?.saturating_sub(cpu_before), before.elapsed()))
         };
         let (cpu, wall) = net.client.enter(timed)??;
@@ -222,14 +214,30 @@ impl Programs {
     }
 }
 
-const fn generator_name(family: Family) -> &'static str {
+/// Has a generator make frames, as if they were received by `interface` of the current network namespace.
+pub(crate) fn generate(generator: &Xdp, interface: u32, length: usize, frames: u32) -> Result<()> {
+    let context: XdpContext = [0, length as u32, 0, interface, 0, 0];
+    let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let frame = vec![0; length];
+    let options = TestRunOptions {
+        data_in: Some(&frame),
+        ctx_in: Some(&context),
+        repeat: frames,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::default()
+    };
+    generator.test_run(options).context("the generator does not run")?;
+    Ok(())
+}
+
+pub(crate) const fn generator_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "generate_v4",
         Family::V6 => "generate_v6",
     }
 }
 
-fn xdp<'bpf>(bpf: &'bpf mut Ebpf, name: &str) -> Result<&'bpf mut Xdp> {
+pub(crate) fn xdp<'bpf>(bpf: &'bpf mut Ebpf, name: &str) -> Result<&'bpf mut Xdp> {
     let program = bpf.program_mut(name).with_context(|| format!("the bench's BPF object has no program {name}"))?;
     Ok(program.try_into()?)
 }
@@ -243,12 +251,12 @@ fn attach(bpf: &mut Ebpf, name: &str, interface: &str) -> Result<()> {
 }
 
 /// Sets a device of the current network namespace to send out of.
-fn set_device(bpf: &mut Ebpf, slot: u32, interface: u32) -> Result<()> {
+pub(crate) fn set_device(bpf: &mut Ebpf, slot: u32, interface: u32) -> Result<()> {
     let map = bpf.map_mut("DEVICES").context("the bench's BPF object has no map DEVICES")?;
     DevMap::try_from(map)?.set(slot, interface, None, 0).context("cannot enter a device")
 }
 
-fn array<'bpf, T: Pod>(bpf: &'bpf mut Ebpf, name: &str) -> Result<Array<&'bpf mut MapData, T>> {
+pub(crate) fn array<'bpf, T: Pod>(bpf: &'bpf mut Ebpf, name: &str) -> Result<Array<&'bpf mut MapData, T>> {
     let map = bpf.map_mut(name).with_context(|| format!("the bench's BPF object has no map {name}"))?;
     Array::try_from(map).with_context(|| format!("map {name} of the bench's BPF object is of another kind"))
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use self::plot::{Bar, Kind};
-use crate::apps::Apps;
+use crate::apps::{Apps, short};
 use crate::control::Control;
 use crate::rates::{Line, Rates};
 use crate::report::Report;
@@ -162,20 +162,21 @@ fn losses(report: &Report) -> String {
     let mut lines = Vec::new();
     if let Some(apps) = &report.apps {
         for (title, rows) in apps.loads() {
-            let Some(ours) = rows.iter().find(|row| row.contender == "forwarder") else { continue };
-            for peer in
-                rows.iter().filter(|row| Kind::of(&row.description) == Kind::Peer && row.contender != ours.contender)
-            {
+            for peer in rows.iter().filter(|row| Kind::of(&row.description) == Kind::Peer) {
+                let ours = if peer.contender.ends_with("-no-offloads") { "forwarder-native" } else { "forwarder" };
+                let Some(ours) = rows.iter().find(|row| row.contender == ours) else { continue };
                 for (our, their) in ours.values.iter().zip(&peer.values) {
                     let times = their.measured.median / our.measured.median;
                     let better = if our.more_is_better() { times } else { 1.0 / times };
                     if better > CLEARLY {
                         lines.push(format!(
-                            "{title}: {} has {} {}, forwarder {}",
+                            "{}: {} has {} {}, {} {}",
+                            capital(title),
                             peer.description,
-                            crate::apps::short(their.measured.median),
+                            short(their.measured.median),
                             our.heading,
-                            crate::apps::short(our.measured.median)
+                            ours.description,
+                            short(our.measured.median)
                         ));
                     }
                 }
