@@ -158,6 +158,7 @@ impl Work {
     }
 
     fn measure(self, options: &Options, binaries: &[&Path]) -> Result<Report> {
+        let machine = Machine::read(&options.forwarder);
         let groups: Vec<Group> = self.groups.into_iter().map(|group| group.with_binaries(binaries.len())).collect();
         let steps: usize = groups.iter().map(|group| measure::steps(group, &self.rates)).sum();
         let progress = Progress::new(steps + self.apps.steps() + self.control.steps())?;
@@ -173,11 +174,6 @@ impl Work {
             .then(|| apps::run(&self.apps, &options.forwarder, &options.peers, &progress));
         let control =
             (self.control.names().next().is_some()).then(|| control::run(&self.control, &options.forwarder, &progress));
-        Ok(Report {
-            machine: Machine::read(&options.forwarder),
-            rates,
-            apps: apps.transpose()?,
-            control: control.transpose()?,
-        })
+        Ok(Report { machine, rates, apps: apps.transpose()?, control: control.transpose()? })
     }
 }
