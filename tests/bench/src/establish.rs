@@ -6,8 +6,10 @@ use crate::cpu::Cpu;
 use crate::network::Network;
 use crate::programs::Flows;
 
-/// Flows that are made at a time: no more than any table of new flows holds.
-const CHUNK: u32 = 1024;
+/// Flows that are made at a time; [`ROOM`] holds them by far.
+const CHUNK: u32 = 1 << 13;
+/// New flows that forwarder is to have room for meanwhile.
+pub(crate) const ROOM: u32 = 1 << 16;
 /// Packets of each flow: the first is answered, the second confirms, and one more for good measure.
 const PACKETS: u32 = 3;
 /// A packet may be lost in a full queue; then the whole is tried again.

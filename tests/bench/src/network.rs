@@ -94,7 +94,8 @@ fn middle(row: Row, net: &Topology, addresses: &Addresses, binary: &Path) -> Res
                 Mode::Prefix => prefix_rule(addresses.destination),
             };
             let flows = if row.fresh { USUAL_FLOWS } else { row.flows.max(LEAST_FLOWS) };
-            let config = format!("[limits]\nflows = {flows}\n[timeouts]\nudp_established = \"1h\"\n{rules}");
+            let room = if row.has_flows() { format!("new_flows = {}\n", establish::ROOM) } else { String::new() };
+            let config = format!("[limits]\nflows = {flows}\n{room}[timeouts]\nudp_established = \"1h\"\n{rules}");
             let hook = if hook == Hook::Xdp { "native" } else { "tc" };
             let forwarder = Forwarder::load(net, binary, hook, &config)?;
             forwarder.check_stateless(matches!(mode, Mode::Preserve | Mode::Prefix))?;

@@ -41,8 +41,13 @@ impl Lab {
         });
         record::sweep().context("cannot remove the labs of earlier, killed processes")?;
         let id = format!("{prefix}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let record = Record::create(&id)?;
-        living(|labs| labs.insert(id.clone()));
+        let record = living(|labs| {
+            labs.insert(id.clone());
+            Record::create(&id)
+        });
+        let record = record.inspect_err(|_| {
+            living(|labs| labs.remove(&id));
+        })?;
         Ok(Self { id, record, hosts: AtomicU8::new(0), kept: false })
     }
 
@@ -54,8 +59,11 @@ impl Lab {
     /// Adds a host: a network namespace with its loopback up and every protocol's defaults set, whatever this machine's are.
     pub fn host(&self, name: &str) -> Result<Host> {
         let netns = format!("{}-{name}", self.id);
-        self.record.namespace(&netns)?;
-        Host::create(name, netns, self.hosts.fetch_add(1, Ordering::Relaxed))
+        // Nothing is made any more once a signal has begun to remove everything.
+        living(|_| {
+            self.record.namespace(&netns)?;
+            Host::create(name, netns, self.hosts.fetch_add(1, Ordering::Relaxed))
+        })
     }
 
     /// Joins two hosts by a veth pair whose ends have the given names, and sets both up.
@@ -124,13 +132,15 @@ fn remove_labs_on_signals() {
     };
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            for id in living(std::mem::take) {
-                if let Err(error) = record::remove(&id) {
-                    eprintln!("{error:#}");
+            living(|labs| {
+                for id in std::mem::take(labs) {
+                    if let Err(error) = record::remove(&id) {
+                        eprintln!("{error:#}");
+                    }
                 }
-            }
-            // Ends the process the way it would have ended without us.
-            let _ = emulate_default_handler(signal);
+                // Ends the process the way it would have ended without us, while nobody can make or remove a lab.
+                let _ = emulate_default_handler(signal);
+            });
         }
     });
 }

@@ -83,7 +83,9 @@ impl Forwarder {
     pub(crate) fn prepare(net: &Topology, binary: &Path) -> Result<Self> {
         let pins = net.lab.pins("pins")?;
         let id = pins.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        net.lab.delete_at_end(&Path::new("/run/forwarder").join(format!("{id}.json")))?;
+        for extension in ["json", "lock"] {
+            net.lab.delete_at_end(&Path::new("/run/forwarder").join(format!("{id}.{extension}")))?;
+        }
         Ok(Self { host: net.forwarder.clone(), binary: binary.to_owned(), pins })
     }
 
