@@ -22,7 +22,8 @@ Examples:
   forwarder stats                                     who sends how much
   forwarder unload                                    the machine as it was
 
-No process stays behind: the kernel forwards by itself until `forwarder unload` or the next restart.
+No process stays behind: the kernel forwards by itself until `forwarder unload` or the next restart. `forwarder run` is for
+machines whose addresses or interfaces change.
 Exit status: 0 done, 1 it failed, 2 the input was wrong.";
 
 /// Forwards packets in the kernel, by eBPF at XDP and TC: this machine answers for machines behind it.
@@ -44,6 +45,8 @@ pub enum Command {
     Load(Load),
     /// Stop forwarding and leave the machine as it was before `load`
     Unload(Unload),
+    /// Stay and follow the machine: addresses, interfaces and routes that change; loads first if nothing is loaded
+    Run(Run),
     /// Apply a changed configuration to what runs; rules that stay keep their flows and counters
     Reload(Reload),
     /// Say whether a configuration is right, and what its rules mean on this machine
@@ -94,6 +97,23 @@ pub struct Load {
     /// Attach to TC by a filter on the clsact qdisc even where the kernel has tcx
     #[arg(long, hide = true)]
     pub no_tcx: bool,
+}
+
+/// `run`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  forwarder run                                     what systemd starts; `forwarder load` that stays
+  forwarder run --iface ppp0 --config forwarder.toml
+
+It loads if nothing is loaded, and else takes over what runs: then only --config is looked at, at a reload.
+Rules that name an interface follow its addresses; interfaces may come later, go, and come back. Route changes take effect
+at once. `add`, `remove`, `reload` work as ever. SIGHUP: reads the configuration anew. SIGTERM, SIGINT: it ends, and
+forwarding goes on without it; `forwarder unload` ends both. Logs go to stderr.")]
+pub struct Run {
+    /// As for `load`.
+    #[command(flatten)]
+    pub load: Load,
 }
 
 /// `unload`

@@ -4,8 +4,10 @@ pub mod bpf;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod machine;
 pub mod reconcile;
+pub mod serve;
 pub mod state;
 pub mod undo;
 

@@ -10,6 +10,7 @@ use clap::Parser as _;
 use forwarder::{
     cli::{Cli, Command},
     commands::{self, add, check, flows, list, load, log, reload, remove, stats, status, unload},
+    daemon,
 };
 
 fn main() -> ExitCode {
@@ -35,9 +36,10 @@ async fn run(cli: &Cli) -> Result<()> {
     let out = &mut io::stdout().lock();
     match &cli.command {
         Command::Load(options) => load::run(pins, options, out).await,
+        Command::Run(options) => daemon::run(pins, options).await,
         Command::Unload(options) => unload::run(pins, options, out),
         Command::Reload(options) => reload::run(pins, options, out).await,
-        Command::Check(options) => check::run(options, out).await,
+        Command::Check(options) => check::run(pins, options, out).await,
         Command::Add(options) => add::run(pins, options, out).await,
         Command::Remove(options) => remove::run(pins, options, out).await,
         Command::List(options) => list::run(pins, *options, out),

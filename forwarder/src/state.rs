@@ -1,9 +1,10 @@
 //! What an instance has to remember that the kernel does not: `/run/forwarder/NAME.json`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::Write as _,
+    net::IpAddr,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -12,7 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::{
     errno::Errno,
-    fcntl::{Flock, FlockArg},
+    fcntl::{FcntlArg, Flock, FlockArg, fcntl},
+    libc,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +29,7 @@ pub const DIRECTORY: &str = "/run/forwarder";
 const FORMAT: u32 = 1;
 
 /// A loaded instance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The version of this format.
     pub format: u32,
@@ -56,6 +58,12 @@ pub struct State {
     pub network_namespace: (u64, u64),
     /// Whether `load` mounted the BPF file system.
     pub mounted_bpffs: bool,
+    /// The machine's addresses when the rules were last worked out: flows of those that it has lost end.
+    #[serde(default)]
+    pub addresses: BTreeSet<IpAddr>,
+    /// What the machine does not have yet and rules wait for, in words.
+    #[serde(default)]
+    pub waiting: Vec<String>,
 }
 
 /// A rule as `list` shows it.
@@ -171,6 +179,12 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
+/// Held by the daemon of an instance. The kernel drops it with the process, however that ends.
+#[derive(Debug)]
+pub struct DaemonLock {
+    _file: File,
+}
+
 impl Drop for Lock {
     /// A lock of nothing is not left behind. Whoever waits for it notices that its file is gone.
     fn drop(&mut self) {
@@ -198,7 +212,16 @@ impl State {
             sysctls: Vec::new(),
             network_namespace: network_namespace()?,
             mounted_bpffs: false,
+            addresses: BTreeSet::new(),
+            waiting: Vec::new(),
         })
+    }
+
+    /// The interfaces to serve that have not been there yet.
+    pub fn absent_interfaces(&self) -> impl Iterator<Item = &str> {
+        let known = |slot: u32| self.interfaces.iter().any(|one| one.slot == slot);
+        let names = (0..).zip(&self.config.interfaces).filter(move |(slot, _)| !known(*slot));
+        names.map(|(_, name)| name.value.as_str())
     }
 
     /// Whether this process is in the network namespace that the instance works in.
@@ -216,6 +239,17 @@ fn wait_for(file: File) -> Result<Flock<File>, Errno> {
     };
     eprintln!("waiting for another forwarder command to finish");
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+}
+
+/// A write lock on all of a file, of the whole process: the kernel tells others whose it is.
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
 /// The network namespace of this process: the device and inode of its file.
@@ -278,6 +312,36 @@ impl StateFile {
                 return Ok(Lock { path, state: self.path.clone(), _file: file });
             }
         }
+    }
+
+    /// Makes this process the daemon of the instance, as long as the value lives; the other's process id if there is one.
+    pub fn become_daemon(&self) -> Result<Result<DaemonLock, i32>> {
+        let path = self.daemon_path();
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        let failed = || format!("cannot lock {}", path.display());
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(failed)?;
+        match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
+            Ok(_) => Ok(Ok(DaemonLock { _file: file })),
+            Err(Errno::EACCES | Errno::EAGAIN) => Ok(Err(self.daemon().unwrap_or(0))),
+            Err(errno) => Err(errno).with_context(failed),
+        }
+    }
+
+    /// The process id of the daemon that follows the machine for this instance; none when nobody does.
+    pub fn daemon(&self) -> Option<i32> {
+        let file = OpenOptions::new().write(true).open(self.daemon_path()).ok()?;
+        let mut lock = whole_file();
+        fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+        (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
+    }
+
+    /// Never removed while others may be looking at it: an empty file below `/run`.
+    fn daemon_path(&self) -> PathBuf {
+        self.path.with_extension("daemon")
     }
 
     /// The state; none when nothing is loaded with these pins.

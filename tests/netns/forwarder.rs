@@ -91,9 +91,10 @@ impl Forwarder {
         let id = pins.file_name().unwrap().to_str().unwrap();
         let config = env::temp_dir().join(format!("{id}.toml"));
         let run = Path::new("/run/forwarder");
-        for path in [run.join(format!("{id}.json")), run.join(format!("{id}.lock")), config.clone()] {
-            net.lab.delete_at_end(&path).unwrap();
+        for suffix in ["json", "lock", "daemon"] {
+            net.lab.delete_at_end(&run.join(format!("{id}.{suffix}"))).unwrap();
         }
+        net.lab.delete_at_end(&config).unwrap();
         let interfaces = net.interfaces().to_vec();
         Self { host: net.forwarder.clone(), pins, config, binary: binary(), interfaces }
     }

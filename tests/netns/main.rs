@@ -38,6 +38,7 @@ mod bad_input;
 mod changes;
 mod config;
 mod connections;
+mod daemon;
 mod flows;
 mod forwarder;
 mod fragments;

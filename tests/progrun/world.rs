@@ -124,6 +124,7 @@ pub(crate) fn compile(template: &str) -> Compiled {
         local_port_range: LOCAL_PORTS,
         source_rules: false,
         sources: draft.backends().into_iter().map(|backend| (backend, inner(backend))).collect(),
+        followed: false,
     };
     draft.compile(&machine).unwrap_or_else(|problems| panic!("{problems}")).1
 }

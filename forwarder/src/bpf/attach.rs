@@ -12,6 +12,7 @@ use aya::{
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
     },
 };
+use aya_obj::programs::XdpAttachType;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::extack;
@@ -198,6 +199,57 @@ pub fn remove_pins(pins: &Path) -> Result<()> {
     match fs::remove_dir_all(pins) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", pins.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The pinned programs of an interface's slot.
+pub struct Programs {
+    /// On TC.
+    pub tc: SchedClassifier,
+    /// On XDP; none where that was not to be used.
+    pub xdp: Option<Xdp>,
+}
+
+impl Programs {
+    /// Opens what is pinned.
+    pub fn open(pins: &Path, slot: u32) -> Result<Self> {
+        let path = |hook: &str| pins.join(PROGRAMS).join(format!("{hook}_{slot}"));
+        let failed = |path: &Path| format!("cannot open the pinned program {}", path.display());
+        let (tc, xdp) = (path("tc"), path("xdp"));
+        Ok(Self {
+            tc: SchedClassifier::from_pin(&tc).with_context(|| failed(&tc))?,
+            xdp: match xdp.exists() {
+                true => Some(Xdp::from_pin(&xdp, XdpAttachType::Interface).with_context(|| failed(&xdp))?),
+                false => None,
+            },
+        })
+    }
+}
+
+/// Removes the links pinned for an interface's slot. XDP is detached; a TC link lives as long as what is returned, so that
+/// another program can take its place first.
+pub fn release_links(pins: &Path, slot: u32) -> Result<Option<PinnedLink>> {
+    let [xdp, tc] = ["xdp", "tc"].map(|hook| pins.join(LINKS).join(format!("{hook}_{slot}")));
+    // As in `remove_pins`: what a process holds goes when that closes it.
+    let detached = PinnedLink::from_pin(&xdp).ok();
+    remove_if_there(&xdp)?;
+    drop(detached);
+    let held = PinnedLink::from_pin(&tc).ok();
+    remove_if_there(&tc)?;
+    Ok(held)
+}
+
+/// Removes the programs pinned for an interface's slot; those that are attached stay so.
+pub fn release_programs(pins: &Path, slot: u32) -> Result<()> {
+    ["xdp", "tc"].iter().try_for_each(|hook| remove_if_there(&pins.join(PROGRAMS).join(format!("{hook}_{slot}"))))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }
         _ => Ok(()),
     }

@@ -1,6 +1,13 @@
 //! The flows that the kernel holds, as a person thinks of them: client, listen, backend, state, age.
 
-use std::{collections::HashMap as StdHashMap, hash::Hash, io::ErrorKind, net::IpAddr, path::Path, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap as StdHashMap},
+    hash::Hash,
+    io::ErrorKind,
+    net::IpAddr,
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -123,16 +130,17 @@ pub fn fill(pins: &Path) -> Result<[Fill; 4]> {
     ])
 }
 
-/// Ends the flows of rules that are gone, by their counters, and says how many.
+/// Ends the flows of rules that are gone, by their counters, and those of addresses that the machine has lost, in which
+/// direction and state ever, mappings too; says how many flows.
 ///
 /// A new one is removed. A protected one is dated back, so that no packet is forwarded by it any more and the sweeper
 /// removes it in its own order.
-pub fn end(pins: &Path, counters: &[u32]) -> Result<usize> {
+pub fn end(pins: &Path, counters: &[u32], lost: &BTreeSet<IpAddr>) -> Result<usize> {
     let now = now()?;
     let mut ended = 0;
     for protected in [true, false] {
-        ended += FlowTable::<V4>::open(pins, protected, "V4")?.end(now, counters)?;
-        ended += FlowTable::<V6>::open(pins, protected, "V6")?.end(now, counters)?;
+        ended += FlowTable::<V4>::open(pins, protected, "V4")?.end(now, counters, lost)?;
+        ended += FlowTable::<V6>::open(pins, protected, "V6")?.end(now, counters, lost)?;
     }
     Ok(ended)
 }
@@ -176,12 +184,17 @@ where
         Ok(fill)
     }
 
-    fn end(&mut self, now: Ticks, counters: &[u32]) -> Result<usize> {
+    fn end(&mut self, now: Ticks, counters: &[u32], lost: &BTreeSet<IpAddr>) -> Result<usize> {
+        let lost: Vec<A> = lost.iter().copied().filter_map(A::of).collect();
+        // What arrives for the address, and what is sent on with it: of each direction, one is so.
+        let is_lost =
+            |key: &FlowKey<A>, flow: &Flow<A>| [key.dst, flow.rewrite.src].iter().any(|address| lost.contains(address));
         // Longer ago than any timeout, but a quarter of an hour short of what would count as the future: until then
         // the sweeper has come by.
         let long_ago = now.wrapping_sub(Ticks::MAX / 2 - (15 * 60 * 1000));
         let mut ended = 0;
-        for (key, flow) in self.snapshot()?.into_iter().filter(|(_, flow)| counters.contains(&flow.counter)) {
+        let concerned = |(key, flow): &(FlowKey<A>, Flow<A>)| counters.contains(&flow.counter) || is_lost(key, flow);
+        for (key, flow) in self.snapshot()?.into_iter().filter(concerned) {
             ended += usize::from(is_forward(&flow) && kind(&key) == Kind::Packets);
             let done = if self.protected {
                 self.map.insert(Bits(key), Bits(Flow { last_seen: long_ago, ..flow }), BPF_EXIST)
@@ -192,7 +205,7 @@ where
                 // It has ended by itself meanwhile.
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).context("cannot end the flows of a removed rule"),
+                Err(error) => return Err(error).context("cannot end flows"),
             }
         }
         Ok(ended)

@@ -93,16 +93,6 @@ pub fn classifier<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClas
     Ok(program)
 }
 
-/// The XDP program, already loaded.
-pub fn loaded_xdp(bpf: &mut Ebpf) -> Result<&mut Xdp> {
-    program(bpf, XDP)
-}
-
-/// The TC program `name`, already loaded.
-pub fn loaded_classifier<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    program(bpf, name)
-}
-
 fn program<'a, P>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,

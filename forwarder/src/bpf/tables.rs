@@ -169,6 +169,12 @@ impl Tables {
         Ok(())
     }
 
+    /// Makes every kept next hop stale at once. The caller holds the instance's lock: this writes all settings anew.
+    pub fn raise_epoch(&mut self) -> Result<()> {
+        let old = self.settings()?;
+        self.write_settings(&Settings { epoch: old.epoch.wrapping_add(1), ..old })
+    }
+
     fn write_settings(&mut self, settings: &Settings) -> Result<()> {
         self.settings.set(0, Plain(*settings), 0).context("cannot write map SETTINGS")
     }

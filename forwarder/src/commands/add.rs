@@ -13,14 +13,15 @@ use super::{Instance, guard, print_warnings, reload, require_privileges};
 use crate::{
     cli::{Add, DEFAULT_CONFIG},
     config::{self, TypedForward, edit},
-    machine::netlink::Netlink,
+    machine::{Machine, netlink::Netlink},
     state::{StateFile, write_atomically},
 };
 
 /// Runs the command.
 pub async fn run(pins: &Path, options: &Add, out: &mut dyn Write) -> Result<()> {
     require_privileges()?;
-    let _lock = StateFile::of(pins).lock()?;
+    let file = StateFile::of(pins);
+    let _lock = file.lock()?;
     let mut instance = Instance::open(pins)?;
     instance.must_be_here()?;
     let typed = TypedForward {
@@ -34,6 +35,7 @@ pub async fn run(pins: &Path, options: &Add, out: &mut dyn Write) -> Result<()> 
     };
     let config = instance.state.config.with(&typed)?;
     let (machine, _) = Netlink::connect()?.machine(&config.backends()).await?;
+    let machine = Machine { followed: file.daemon().is_some(), ..machine };
     let compiled = config::compile(&config, &machine)?;
     print_warnings(&compiled.warnings);
     if !options.force {
@@ -42,7 +44,8 @@ pub async fn run(pins: &Path, options: &Add, out: &mut dyn Write) -> Result<()> 
     // What can go wrong with the file goes wrong before the rule runs.
     let saved =
         options.save.then(|| SavedConfig::open(&instance, |text| Ok(edit::add_forward(text, &typed)?))).transpose()?;
-    reload::apply(&mut instance, config, &compiled)?;
+    reload::apply(&mut instance, config, &compiled, &machine)?;
+    reload::warn_of_shadowed_services(&compiled);
     writeln!(out, "added: {}", options.name)?;
     if let Some(saved) = saved {
         return saved.write(&mut instance, out);

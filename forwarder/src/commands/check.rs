@@ -1,19 +1,21 @@
 //! `check`: whether a configuration is right, and what it means on this machine. Changes nothing, needs no root.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use anyhow::Result;
 
 use super::{describe_masquerades, describe_rules, guard, masquerade_table, print_warnings, read_config, table};
 use crate::{
     cli::Check,
-    machine::{netlink::Netlink, sockets},
+    machine::{Machine, netlink::Netlink, sockets},
+    state::StateFile,
 };
 
 /// Runs the command.
-pub async fn run(options: &Check, out: &mut dyn Write) -> Result<()> {
+pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()> {
     let draft = read_config(&options.file)?;
     let (machine, _) = Netlink::connect()?.machine(&draft.backends()).await?;
+    let machine = Machine { followed: StateFile::of(pins).daemon().is_some(), ..machine };
     let (config, compiled) = draft.compile(&machine)?;
     print_warnings(&compiled.warnings);
     for interface in &config.interfaces {

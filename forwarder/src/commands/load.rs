@@ -16,32 +16,36 @@ use super::{
 };
 use crate::{
     bpf::{
-        attach::{self, TcAttachment, XdpKind},
-        bpffs, features, interfaces, layout,
+        attach, bpffs, features, interfaces, layout,
         load::{self, Globals},
-        mode::{self, Choice, Facts},
         tables::{self, Tables},
     },
     cli::{DEFAULT_CONFIG, Load},
-    config::{Compiled, Config, Draft, Mode},
+    config::{Compiled, Config, Draft, Mode, Placed},
     machine::{
-        ethtool,
+        Machine,
         netlink::{Link, Netlink},
         sockets, sysctl,
-        xdp_features::{self, XdpFeatures},
     },
     reconcile::{self, Running, RunningTables},
-    state::{AttachedInterface, State, StateFile},
+    serve,
+    state::{State, StateFile},
     undo::Undo,
 };
 
 /// Runs the command.
 pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()> {
+    load(pins, options, false, out).await
+}
+
+/// Loads. `followed`: the daemon does, so what the machine does not have yet is waited for.
+pub async fn load(pins: &Path, options: &Load, followed: bool, out: &mut dyn Write) -> Result<()> {
     require_privileges()?;
     let pins = std::path::absolute(pins).with_context(|| format!("{} is no path", pins.display()))?;
     let (draft, config_path) = configuration(options)?;
     let netlink = Netlink::connect()?;
     let (machine, links) = netlink.machine(&draft.backends()).await?;
+    let machine = Machine { followed, ..machine };
     let (mut config, compiled) = draft.compile(&machine)?;
     if config_path.is_some() {
         print_warnings(&compiled.warnings);
@@ -49,7 +53,7 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
     override_config(&mut config, options);
     let headerless: Vec<u32> =
         links.iter().filter(|link| !link.interface.has_link_header).map(|link| link.interface.index).collect();
-    let links = chosen(&config, &links)?;
+    let links = chosen(&config, &links, followed)?;
     refuse_unserved_ways_out(&compiled, &links)?;
     if !options.force {
         guard::refuse_to_cut_ssh(&compiled)?;
@@ -72,6 +76,8 @@ pub async fn run(pins: &Path, options: &Load, out: &mut dyn Write) -> Result<()>
     state.config_path = config_path;
     state.rules = describe_rules(&state.config, &compiled);
     state.masquerades = describe_masquerades(&state.config, &compiled);
+    state.addresses = machine.addresses();
+    state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     let loaded =
         Loading { pins: &pins, links: &links, headerless: &headerless, compiled: &compiled, no_tcx: options.no_tcx };
     let done = loaded.run(&mut state, &mut undo).and_then(|()| {
@@ -111,36 +117,43 @@ fn configuration(options: &Load) -> Result<(Draft, Option<PathBuf>)> {
 /// What was typed has precedence over the file.
 fn override_config(config: &mut Config, options: &Load) {
     if !options.iface.is_empty() {
-        config.interfaces = options.iface.iter().map(|name| crate::config::Placed::nowhere(name.clone())).collect();
+        config.interfaces.clear();
+        for name in &options.iface {
+            let name = Placed::nowhere(name.clone());
+            if !config.interfaces.contains(&name) {
+                config.interfaces.push(name);
+            }
+        }
     }
     config.mode = options.mode.unwrap_or(config.mode);
     config.log = options.log.unwrap_or(config.log);
 }
 
-/// The interfaces to serve, each once.
-fn chosen(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
+/// The interfaces to serve that are there, each with its slot: its place in the configuration.
+fn chosen(config: &Config, links: &[Link], followed: bool) -> Result<Vec<(u32, Link)>> {
     if config.interfaces.is_empty() {
         return Err(invalid(format!(
             "no interface to serve: give --iface NAME, or `interfaces` in the configuration ({})",
             there_are(links)
         )));
     }
-    let mut chosen: Vec<Link> = Vec::new();
-    for name in &config.interfaces {
+    let mut chosen = Vec::new();
+    for (slot, name) in (0..).zip(&config.interfaces) {
         let Some(link) = links.iter().find(|link| link.interface.name == name.value) else {
+            if followed {
+                continue;
+            }
             return Err(invalid(format!("no such interface: {} ({})", name.value, there_are(links))));
         };
-        if !chosen.contains(link) {
-            chosen.push(link.clone());
-        }
+        chosen.push((slot, link.clone()));
     }
     Ok(chosen)
 }
 
 /// What goes out by an interface comes back by it, and has to be seen there.
-fn refuse_unserved_ways_out(compiled: &Compiled, links: &[Link]) -> Result<()> {
+fn refuse_unserved_ways_out(compiled: &Compiled, links: &[(u32, Link)]) -> Result<()> {
     for masquerade in &compiled.masquerades {
-        let served = |interface: u32| links.iter().any(|link| link.interface.index == interface);
+        let served = |interface: u32| links.iter().any(|(_, link)| link.interface.index == interface);
         if let Some(way) = masquerade.ways.iter().find(|way| !served(way.interface)) {
             return Err(invalid(format!(
                 "masquerade \"{}\" goes out by {}, which is not served, so no answer would be seen; add it: --iface {}, or \
@@ -194,10 +207,10 @@ fn refuse_if_loaded(pins: &Path, file: &StateFile) -> Result<()> {
 }
 
 /// XDP takes one program for each interface and ours does not push others out.
-fn refuse_other_xdp(config: &Config, links: &[Link]) -> Result<()> {
-    for link in links {
+fn refuse_other_xdp(config: &Config, links: &[(u32, Link)]) -> Result<()> {
+    for (_, link) in links {
         let Some(program) = link.xdp_program else { continue };
-        if choose(config.mode, link).mode == Mode::Tc {
+        if serve::choose(config.mode, link).mode == Mode::Tc {
             continue;
         }
         let name = &link.interface.name;
@@ -210,21 +223,10 @@ fn refuse_other_xdp(config: &Config, links: &[Link]) -> Result<()> {
     Ok(())
 }
 
-fn choose(requested: Mode, link: &Link) -> Choice {
-    let driver = ethtool::driver(&link.interface.name);
-    let facts = Facts {
-        kind: link.kind.as_deref(),
-        driver: driver.as_deref(),
-        has_link_header: link.interface.has_link_header,
-        redirects: xdp_features::of(link.interface.index).ok().map(XdpFeatures::redirects),
-    };
-    mode::choose(requested, facts)
-}
-
 /// The part of loading that changes the machine.
 struct Loading<'a> {
     pins: &'a Path,
-    links: &'a [Link],
+    links: &'a [(u32, Link)],
     headerless: &'a [u32],
     compiled: &'a Compiled,
     no_tcx: bool,
@@ -233,35 +235,41 @@ struct Loading<'a> {
 impl Loading<'_> {
     fn run(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
         self.make_pins(state, undo)?;
-        let mut programs = self.load_programs(state)?;
+        let mut base = self.make_maps(state)?;
+        let mut programs = Vec::new();
+        // The verifier has its say about all programs of all interfaces before any is attached.
+        for (slot, link) in self.links {
+            programs.push(serve::prepare(self.pins, &tables::map_sizes(&self.compiled.sizes), state, *slot, link)?);
+        }
         self.write_rules(state)?;
         sysctl::enable_forwarding(|changed| {
             let old = changed.clone();
             undo.push("restoring a setting", move || sysctl::restore(&old));
             state.sysctls.push(changed);
         })?;
-        if let Some(bpf) = programs.first_mut() {
-            load::start_sweep(bpf)?;
-            load::watch_redirects(bpf, self.pins)?;
-        }
+        load::start_sweep(&mut base)?;
+        load::watch_redirects(&mut base, self.pins)?;
         let tcx = !self.no_tcx && features::has_tcx();
-        for ((slot, link), bpf) in (0..).zip(self.links).zip(&mut programs) {
-            state.interfaces.push(self.attach_tc(bpf, slot, link, tcx, undo)?);
+        for ((slot, link), bpf) in self.links.iter().zip(&mut programs) {
+            state.interfaces.push(serve::attach_tc(self.pins, bpf, *slot, link, tcx, undo)?);
         }
         // TC is complete by itself, so XDP comes second: no packet finds a fast path without it.
         let requested = state.config.mode;
-        for ((link, bpf), attached) in self.links.iter().zip(&mut programs).zip(&mut state.interfaces) {
-            self.attach_xdp(bpf, link, requested, attached, undo)?;
+        for (((_, link), bpf), attached) in self.links.iter().zip(&mut programs).zip(&mut state.interfaces) {
+            serve::attach_xdp(self.pins, bpf, link, requested, attached, undo)?;
         }
-        for attached in state.interfaces.iter_mut().filter(|one| one.mode == Mode::Native) {
-            // Kernels before 6.3 do not say; then the driver that runs our program is trusted to take its packets.
-            attached.xdp_out = xdp_features::of(attached.index).map_or(true, XdpFeatures::takes_redirected);
-            if !attached.xdp_out {
-                attached.why += "; XDP cannot send out of it (a veth needs GRO at its other end), so that goes by TC";
-            }
-        }
+        state.interfaces.iter_mut().for_each(serve::ask_whether_out);
         let out = state.interfaces.iter().filter(|one| one.xdp_out).map(|one| one.index);
-        interfaces::write(self.pins, self.headerless, out)
+        interfaces::write(self.pins, self.headerless, out)?;
+        Ok(())
+    }
+
+    /// Makes the maps, which the programs of all interfaces share.
+    fn make_maps(&self, state: &State) -> Result<load::Ebpf> {
+        let globals = Globals { slot: 0, mac: [0; 6], log_level: state.config.log as u8, record: false };
+        let mut base = load::open(self.pins, &tables::map_sizes(&self.compiled.sizes), globals)?;
+        load::fill_free_slots(&mut base, self.compiled.sizes.flows)?;
+        Ok(base)
     }
 
     fn make_pins(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
@@ -272,27 +280,6 @@ impl Loading<'_> {
         let pins = self.pins.to_owned();
         undo.push("removing the pins", move || attach::remove_pins(&pins));
         attach::make_directories(self.pins)
-    }
-
-    /// Loads every program of every interface, before any is attached: the verifier has its say first.
-    fn load_programs(&self, state: &State) -> Result<Vec<load::Ebpf>> {
-        let sizes = tables::map_sizes(&self.compiled.sizes);
-        let log_level = state.config.log as u8;
-        let mut programs = Vec::new();
-        for (slot, link) in (0..).zip(self.links) {
-            let mac = link.interface.mac.unwrap_or_default();
-            let mut bpf = load::open(self.pins, &sizes, Globals { slot, mac, log_level, record: false })?;
-            let tc = if link.interface.has_link_header { load::TC } else { load::TC_L3 };
-            attach::pin_program(load::classifier(&mut bpf, tc)?, self.pins, "tc", slot)?;
-            if choose(state.config.mode, link).mode != Mode::Tc {
-                attach::pin_program(load::xdp(&mut bpf)?, self.pins, "xdp", slot)?;
-            }
-            if slot == 0 {
-                load::fill_free_slots(&mut bpf, self.compiled.sizes.flows)?;
-            }
-            programs.push(bpf);
-        }
-        Ok(programs)
     }
 
     /// Fills the empty tables; nothing is attached yet that could read them.
@@ -312,91 +299,6 @@ impl Loading<'_> {
         state.counters = plan.counters;
         Ok(())
     }
-
-    fn attach_tc(
-        &self,
-        bpf: &mut load::Ebpf,
-        slot: u32,
-        link: &Link,
-        tcx: bool,
-        undo: &mut Undo<'_>,
-    ) -> Result<AttachedInterface> {
-        let name = &link.interface.name;
-        let program = if link.interface.has_link_header { load::TC } else { load::TC_L3 };
-        let tc = attach::tc(load::loaded_classifier(bpf, program)?, name, tcx, slot, self.pins)?;
-        let attached = AttachedInterface {
-            name: name.clone(),
-            index: link.interface.index,
-            mac: link.interface.mac,
-            slot,
-            mode: Mode::Tc,
-            why: String::new(),
-            tc,
-            vlan_stripping_off: false,
-            xdp_out: false,
-        };
-        if let TcAttachment::Clsact { .. } = tc {
-            let attached = attached.clone();
-            undo.push(format!("removing the TC filter of {name}"), move || super::unload::remove_filter(&attached));
-        }
-        Ok(attached)
-    }
-
-    /// Attaches XDP where the mode has it. A driver's refusal is an error, except that `auto` then uses TC.
-    fn attach_xdp(
-        &self,
-        bpf: &mut load::Ebpf,
-        link: &Link,
-        requested: Mode,
-        attached: &mut AttachedInterface,
-        undo: &mut Undo<'_>,
-    ) -> Result<()> {
-        let Choice { mode, why } = choose(requested, link);
-        attached.why = why;
-        let kind = match mode {
-            Mode::Native => XdpKind::Native,
-            Mode::Generic => XdpKind::Generic,
-            Mode::Tc | Mode::Auto => return Ok(()),
-        };
-        let name = &link.interface.name;
-        // A NIC that takes VLAN tags out would show XDP the packets of every VLAN as its own.
-        if kind == XdpKind::Native && ethtool::strips_vlan_tags(name) {
-            match ethtool::set_vlan_stripping(name, false) {
-                Ok(()) => {
-                    attached.vlan_stripping_off = true;
-                    let name = name.clone();
-                    undo.push(format!("switching rx-vlan-offload of {name} on again"), move || {
-                        ethtool::set_vlan_stripping(&name, true)
-                    });
-                }
-                Err(error) => {
-                    let error = error.context(format!(
-                        "{name} takes VLAN tags out of packets before XDP sees them, and those of its VLANs would be taken for its own"
-                    ));
-                    return fall_back(error, requested, attached);
-                }
-            }
-        }
-        let program = load::loaded_xdp(bpf)?;
-        match attach::xdp(program, name, link.interface.index, kind, attached.slot, self.pins) {
-            Ok(()) => attached.mode = mode,
-            Err(error) => {
-                if std::mem::take(&mut attached.vlan_stripping_off) {
-                    ethtool::set_vlan_stripping(name, true)?;
-                }
-                return fall_back(error, requested, attached);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn fall_back(error: anyhow::Error, requested: Mode, attached: &mut AttachedInterface) -> Result<()> {
-    if requested != Mode::Auto {
-        return Err(error);
-    }
-    attached.why = format!("native XDP does not work: {error:#}");
-    Ok(())
 }
 
 fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) -> Result<()> {
@@ -411,6 +313,9 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
     )?;
     for interface in &state.interfaces {
         writeln!(out, "  {}: {}, {}", interface.name, mode_in_words(interface.mode), interface.why)?;
+    }
+    for name in state.absent_interfaces() {
+        writeln!(out, "  {name}: not there yet, waited for")?;
     }
     for rule in &state.rules {
         let keeps = match &rule.why_not_stateless {

@@ -23,7 +23,7 @@ use anyhow::{Context as _, Error, Result, anyhow, bail};
 
 use crate::{
     bpf::layout,
-    config::{Config, Diagnostics, Draft},
+    config::{Config, Diagnostics, Draft, Forward, Listen},
     reconcile::DoesNotFit,
     state::{DIRECTORY, State, StateFile},
 };
@@ -189,7 +189,7 @@ pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Ve
         .zip(&compiled.rules)
         .map(|(forward, summary)| crate::state::RuleState {
             name: forward.name.value.clone(),
-            listen: summary.listens.iter().map(ToString::to_string).collect(),
+            listen: describe_listens(forward, &summary.listens),
             protocol: forward.protocol.iter().flatten().map(|protocol| protocol.value.to_string()).collect(),
             to: forward.to.value.to_string(),
             source: forward.source.value.to_string(),
@@ -203,6 +203,14 @@ pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Ve
             why_not_stateless: summary.stateless.clone().err(),
         })
         .collect()
+}
+
+/// The listens as they are here; as written where none is here yet.
+fn describe_listens(forward: &Forward, here: &[Listen]) -> Vec<String> {
+    if here.is_empty() {
+        return forward.listen.iter().map(|listen| format!("{} (waiting)", listen.value)).collect();
+    }
+    here.iter().map(ToString::to_string).collect()
 }
 
 /// What `list` and the state say about the masquerades of a configuration on this machine.
@@ -229,7 +237,8 @@ pub fn masquerade_table(masquerades: &[crate::state::MasqueradeState]) -> String
     let mut table = table::table(["MASQUERADE", "FROM", "OUT", "ADDRESS", "FILTERING"]);
     for masquerade in masquerades {
         let column = |part: fn(&crate::state::WayOutState) -> &str| {
-            masquerade.ways.iter().map(part).collect::<Vec<_>>().join("\n")
+            let cells: Vec<&str> = masquerade.ways.iter().map(part).collect();
+            if cells.is_empty() { "(waiting)".to_owned() } else { cells.join("\n") }
         };
         table.add_row([
             masquerade.name.clone(),

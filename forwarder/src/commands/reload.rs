@@ -1,29 +1,60 @@
-//! `reload`, and what it shares with `add` and `remove`: from what runs to what is wanted, by the difference.
+//! `reload`, and what it shares with `add`, `remove` and the daemon: from what runs to what is wanted, by the difference.
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, io::Write, net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use forwarder_common::abi::Rule;
 
-use super::{Instance, describe_masquerades, describe_rules, guard, print_warnings, read_config, require_privileges};
+use super::{Instance, describe_masquerades, describe_rules, guard, read_config, require_privileges};
 use crate::{
     bpf::{self, tables::Tables},
     cli::Reload,
-    config::{Compiled, Config, LogLevel, Mode},
-    machine::{netlink::Netlink, sockets},
+    config::{Compiled, Config, Family, FamilyTables, LogLevel, Mode},
+    machine::{Machine, netlink::Netlink, sockets},
     reconcile::{self, Changes},
-    state::StateFile,
+    state::{State, StateFile},
 };
+
+/// What became of the rules, and of flows whose rule or address is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// By rule.
+    pub changes: Changes,
+    /// Whether anything was written.
+    pub any: bool,
+    /// The addresses that the machine has lost since, if no rule names them any more.
+    pub lost: BTreeSet<IpAddr>,
+    /// How many flows ended with them, or with their rule.
+    pub ended: usize,
+}
 
 /// Runs the command.
 pub async fn run(pins: &Path, options: &Reload, out: &mut dyn Write) -> Result<()> {
     require_privileges()?;
-    let _lock = StateFile::of(pins).lock()?;
+    let file = StateFile::of(pins);
+    let _lock = file.lock()?;
     let mut instance = Instance::open(pins)?;
     instance.must_be_here()?;
+    let followed = file.daemon().is_some();
+    let reloaded = reload(&mut instance, options, followed).await?;
+    for warning in &reloaded.warnings {
+        eprintln!("{warning}");
+    }
+    report(out, &reloaded.applied.changes)
+}
+
+/// A file that was read and is in force.
+#[derive(Clone, Debug)]
+pub struct Reloaded {
+    /// What became of the rules.
+    pub applied: Applied,
+    /// What there is to say short of errors, ready to be printed.
+    pub warnings: Vec<String>,
+}
+
+/// Puts a configuration file into force; the caller holds the lock. `followed`: by a daemon, so that what is missing is
+/// waited for.
+pub async fn reload(instance: &mut Instance, options: &Reload, followed: bool) -> Result<Reloaded> {
     let path = match (&options.config, &instance.state.config_path) {
         (Some(path), _) => fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
         (None, Some(path)) => path.clone(),
@@ -31,52 +62,56 @@ pub async fn run(pins: &Path, options: &Reload, out: &mut dyn Write) -> Result<(
     };
     let draft = read_config(&path)?;
     let (machine, _) = Netlink::connect()?.machine(&draft.backends()).await?;
+    let machine = Machine { followed, ..machine };
     let (mut config, compiled) = draft.compile(&machine)?;
-    print_warnings(&compiled.warnings);
-    keep_what_load_decided(&mut config, &instance);
+    let mut warnings: Vec<String> = compiled.warnings.iter().map(ToString::to_string).collect();
+    let differences = keep_what_load_decided(&mut config, instance);
     if !options.force {
         guard::refuse_to_cut_ssh(&compiled)?;
     }
-    instance.state.config_path = Some(PathBuf::from(&path));
-    let changes = apply(&mut instance, config, &compiled)?;
-    report(out, &changes)
+    instance.state.config_path = Some(path);
+    let applied = apply(instance, config, &compiled, &machine)?;
+    let services = guard::shadowed_services(&compiled, &sockets::listeners());
+    warnings.extend(differences.into_iter().chain(services).map(|sentence| format!("warning: {sentence}")));
+    Ok(Reloaded { applied, warnings })
 }
 
-/// Interfaces, mode, log level and limits change only with `unload` and `load`; says so where they differ.
-fn keep_what_load_decided(config: &mut Config, instance: &Instance) {
+/// Interfaces, mode, log level and limits change only with `unload` and `load`; a sentence for each that differs.
+fn keep_what_load_decided(config: &mut Config, instance: &Instance) -> Vec<String> {
     let running = &instance.state.config;
     let differs = !config.interfaces.is_empty() && config.interfaces != running.interfaces;
     // What the file leaves out was perhaps said on the command line of `load`.
     let mode = config.mode != Mode::default() && config.mode != running.mode;
     let log = config.log != LogLevel::default() && config.log != running.log;
-    for (what, differs) in
-        [("interfaces", differs), ("mode", mode), ("log level", log), ("limits", config.limits != running.limits)]
-    {
-        if differs {
-            eprintln!(
-                "warning: {what} of the configuration differ from what was loaded; unload and load to change them"
-            );
-        }
-    }
+    let differences =
+        [("interfaces", differs), ("mode", mode), ("log level", log), ("limits", config.limits != running.limits)];
     config.interfaces.clone_from(&running.interfaces);
     config.mode = running.mode;
     config.log = running.log;
     config.limits = running.limits;
+    let sentence =
+        |(what, _)| format!("{what} of the configuration differ from what was loaded; unload and load to change them");
+    differences.into_iter().filter(|(_, differs)| *differs).map(sentence).collect()
 }
 
 /// Turns what runs into `config`. Nothing changes unless all of it fits.
-pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled) -> Result<Changes> {
+pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machine: &Machine) -> Result<Applied> {
     let mut tables = Tables::open(&instance.pins)?;
     let running = tables.running(instance.state.counters.clone())?;
     let plan = reconcile::plan(&running, compiled)?;
     let before = instance.state.clone();
     let old_generation = running.generation;
-    instance.state.rules = describe_rules(&config, compiled);
-    instance.state.masquerades = describe_masquerades(&config, compiled);
-    instance.state.config = config;
-    instance.state.counters = plan.counters_meanwhile;
+    let mut lost: BTreeSet<IpAddr> = before.addresses.difference(&machine.addresses()).copied().collect();
+    keep_named(&mut lost, &compiled.v4);
+    keep_named(&mut lost, &compiled.v6);
+    let state = &mut instance.state;
+    state.rules = describe_rules(&config, compiled);
+    state.masquerades = describe_masquerades(&config, compiled);
+    state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
+    state.config = config;
+    state.counters = plan.counters_meanwhile;
     // Before the first write: a command that dies half-way must not leave counters that nobody knows.
-    instance.file.write(&instance.state)?;
+    write_if_changed(instance)?;
     if let Err(error) = tables.execute(&plan.operations) {
         return Err(match restore(&tables, instance, before, old_generation) {
             Ok(()) => error.context("nothing was changed"),
@@ -86,25 +121,47 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled) -> Re
             )),
         });
     }
-    instance.state.counters = plan.counters;
-    instance.file.write(&instance.state)?;
     let removed: Vec<u32> = plan.changes.removed.iter().map(|(_, counter)| *counter).collect();
-    if !removed.is_empty() {
-        bpf::flows::end(&instance.pins, &removed)?;
+    let ended =
+        if removed.is_empty() && lost.is_empty() { 0 } else { bpf::flows::end(&instance.pins, &removed, &lost)? };
+    instance.state.counters = plan.counters;
+    // Last: should this process die before, the next change ends the flows.
+    instance.state.addresses = machine.addresses();
+    write_if_changed(instance)?;
+    Ok(Applied { changes: plan.changes, any: !plan.operations.is_empty(), lost, ended })
+}
+
+/// Flows of an address that a rule names by itself go on without the address, as the rule does.
+fn keep_named<A: Family>(lost: &mut BTreeSet<IpAddr>, tables: &FamilyTables<A>) {
+    if lost.is_empty() {
+        return;
     }
-    for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {
-        eprintln!("warning: {sentence}");
+    for rule in &tables.rules {
+        let Rule { listen, source, .. } = rule.body;
+        lost.remove(&listen.ip());
+        lost.remove(&source.ip());
     }
-    Ok(plan.changes)
+}
+
+fn write_if_changed(instance: &Instance) -> Result<()> {
+    let same = instance.file.read()?.as_ref() == Some(&instance.state);
+    if same { Ok(()) } else { instance.file.write(&instance.state) }
 }
 
 /// Puts the state file back where no write of the plan has taken effect; else the maps have gone too far.
-fn restore(tables: &Tables, instance: &mut Instance, before: crate::state::State, old_generation: u32) -> Result<()> {
+fn restore(tables: &Tables, instance: &mut Instance, before: State, old_generation: u32) -> Result<()> {
     if tables.settings()?.generation != old_generation {
         bail!("the new rules are in force already");
     }
     instance.state = before;
     instance.file.write(&instance.state).context("the state file")
+}
+
+/// Warns of rules that take clients from services of this machine.
+pub fn warn_of_shadowed_services(compiled: &Compiled) {
+    for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {
+        eprintln!("warning: {sentence}");
+    }
 }
 
 /// Prints what changed.

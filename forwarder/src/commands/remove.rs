@@ -8,18 +8,20 @@ use super::{Instance, add::SavedConfig, invalid, print_warnings, reload, require
 use crate::{
     cli::Remove,
     config::{self, edit},
-    machine::netlink::Netlink,
+    machine::{Machine, netlink::Netlink},
     state::StateFile,
 };
 
 /// Runs the command.
 pub async fn run(pins: &Path, options: &Remove, out: &mut dyn Write) -> Result<()> {
     require_privileges()?;
-    let _lock = StateFile::of(pins).lock()?;
+    let file = StateFile::of(pins);
+    let _lock = file.lock()?;
     let mut instance = Instance::open(pins)?;
     instance.must_be_here()?;
     let config = instance.state.config.without(&options.name)?;
     let (machine, _) = Netlink::connect()?.machine(&config.backends()).await?;
+    let machine = Machine { followed: file.daemon().is_some(), ..machine };
     let compiled = config::compile(&config, &machine)?;
     print_warnings(&compiled.warnings);
     let saved = options
@@ -32,7 +34,8 @@ pub async fn run(pins: &Path, options: &Remove, out: &mut dyn Write) -> Result<(
             })
         })
         .transpose()?;
-    reload::apply(&mut instance, config, &compiled)?;
+    reload::apply(&mut instance, config, &compiled, &machine)?;
+    reload::warn_of_shadowed_services(&compiled);
     writeln!(out, "removed: {}", options.name)?;
     match saved {
         Some(saved) => saved.write(&mut instance, out),

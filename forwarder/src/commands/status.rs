@@ -40,6 +40,12 @@ struct Status {
     redirects_refused: u64,
     /// Redirected frames that a driver did not take, likewise.
     redirects_not_taken: u64,
+    /// The process id of `forwarder run`, where it follows the machine.
+    daemon: Option<i32>,
+    /// What the machine does not have yet and rules wait for.
+    waiting: Vec<String>,
+    /// Interfaces to serve that have not been there yet.
+    absent_interfaces: Vec<String>,
     interfaces: Vec<InterfaceStatus>,
     rules: u64,
     tables: Vec<TableStatus>,
@@ -122,6 +128,9 @@ async fn collect(instance: &Instance) -> Result<Status> {
         memory_bytes: load::memory(&instance.pins)?,
         redirects_refused,
         redirects_not_taken,
+        daemon: instance.file.daemon(),
+        waiting: state.waiting.clone(),
+        absent_interfaces: state.absent_interfaces().map(str::to_owned).collect(),
         interfaces,
         rules: state.rules.len() as u64,
         tables: fill(instance, &tables)?,
@@ -163,7 +172,11 @@ async fn interface(
     status.present = Some(link.is_some());
     let Some(link) = link else {
         status.attached = Some(false);
-        status.problems.push("the interface is gone; unload and load when it is back".to_owned());
+        let problem = match instance.file.daemon() {
+            Some(_) => "the interface is gone; waiting for it",
+            None => "the interface is gone; unload and load when it is back, or start `forwarder run`",
+        };
+        status.problems.push(problem.to_owned());
         return Ok(status);
     };
     // The kernel's name for it now: an interface can be renamed.
@@ -189,7 +202,9 @@ async fn interface(
         status.problems.push("the TC program is not attached any more".to_owned());
     }
     if link.interface.mac != attached.mac {
-        status.problems.push("its MAC address changed since load; unload and load".to_owned());
+        status
+            .problems
+            .push("its MAC address changed since load; unload and load, or start `forwarder run`".to_owned());
     }
     status.attached = Some(on_tc && !status.problems.iter().any(|problem| problem.contains("XDP")));
     Ok(status)
@@ -236,6 +251,12 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
         status.log
     )?;
     writeln!(out, "configuration: {}", status.config.as_deref().unwrap_or("none"))?;
+    if let Some(process) = status.daemon {
+        writeln!(out, "followed by `forwarder run`, process {process}")?;
+    }
+    for what in &status.waiting {
+        writeln!(out, "waiting: {what}")?;
+    }
     if status.redirects_refused + status.redirects_not_taken > 0 {
         writeln!(
             out,
@@ -266,6 +287,10 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
             one.dropped.to_string(),
             one.why.clone(),
         ]);
+    }
+    for name in &status.absent_interfaces {
+        let state = if status.daemon.is_some() { "not there; waiting for it" } else { "not there" };
+        interfaces.add_row([name.as_str(), "", state, "", "", ""]);
     }
     writeln!(out, "{}", table::text(&interfaces))?;
     let mut tables = table::table(["TABLE", "USED", "ROOM"]);

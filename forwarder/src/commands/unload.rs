@@ -3,6 +3,10 @@
 use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context as _, Error, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::{not_loaded, pins_option, require_privileges};
 use crate::{
@@ -49,6 +53,11 @@ pub fn run(pins: &Path, options: &Unload, out: &mut dyn Write) -> Result<()> {
         failures.extend(bpffs::unmount().err());
     }
     failures.extend(file.remove().err());
+    // One that this process cannot see, in another PID namespace, is process 0.
+    if let Some(daemon) = file.daemon().filter(|process| *process > 0) {
+        // It would find out with the next change of the machine.
+        let _ = kill(Pid::from_raw(daemon), Signal::SIGTERM);
+    }
     if !failures.is_empty() {
         let all: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
         bail!("unloaded, but not everything is as it was before:\n  {}", all.join("\n  "));

@@ -196,6 +196,10 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
         else {
             continue;
         };
+        // Without the address that its backend is to see, a rule waits.
+        if !has_source(forward, machine) {
+            continue;
+        }
         let listen = Listen { host: expanded.host.clone(), ports: expanded.listen.ports };
         let mss = config.mss_clamp(forward).limit();
         let entry = Entry { forward, mss, view, summary, machine, ports: listen.ports, rule: expanded.rule };
@@ -384,6 +388,15 @@ impl<A: Family> Builder<A> {
                 self.tables.ranges.insert(blocks::key(side, address, Extent::Everything), index);
             }
         }
+    }
+}
+
+/// Whether the machine has the address that the backend is to see.
+fn has_source(forward: &Forward, machine: &Machine) -> bool {
+    match forward.source.value {
+        Source::Preserve => true,
+        Source::Address(address) => machine.owner(address).is_some(),
+        Source::Masquerade => machine.sources.contains_key(&forward.to.address),
     }
 }
 

@@ -33,7 +33,8 @@ struct Taken {
 
 /// Reports every listen that an earlier one has taken already.
 pub(super) fn check(rules: &[View<'_>], listens: &[Expanded<'_>], report: &mut Report) {
-    let mut groups: HashMap<(&ListenHost, Option<u8>, Kind), Vec<Taken>> = HashMap::new();
+    // An interface's name stands for its addresses of one family: that of the backend.
+    let mut groups: HashMap<(&ListenHost, bool, Option<u8>, Kind), Vec<Taken>> = HashMap::new();
     for (index, expanded) in listens.iter().enumerate() {
         let Some(view) = rules.get(expanded.rule) else {
             continue;
@@ -50,11 +51,11 @@ pub(super) fn check(rules: &[View<'_>], listens: &[Expanded<'_>], report: &mut R
             ListenHost::Interface(_) => view.to.is_some_and(|to| to.address.is_ipv6()),
         };
         for protocol in view.protocols(ports, v6) {
-            groups.entry((&expanded.host, protocol, kind)).or_default().push(Taken { first, last, listen: index });
+            groups.entry((&expanded.host, v6, protocol, kind)).or_default().push(Taken { first, last, listen: index });
         }
     }
     let mut found: BTreeMap<(usize, usize), Vec<Option<u8>>> = BTreeMap::new();
-    for ((_, protocol, _), mut group) in groups {
+    for ((_, _, protocol, _), mut group) in groups {
         group.sort_unstable_by_key(|taken| (taken.first, taken.listen));
         for (one, other) in overlaps(&group) {
             found.entry((one.max(other), one.min(other))).or_default().push(protocol);

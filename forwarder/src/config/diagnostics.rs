@@ -9,6 +9,8 @@ pub enum Severity {
     Error,
     /// It can, but probably does not do what was meant.
     Warning,
+    /// It can, and this part of it begins to work once the machine has what it names: `forwarder run` sees to that.
+    Waiting,
 }
 
 /// A place in a file, counted from 1; columns in characters.
@@ -46,9 +48,11 @@ impl fmt::Display for Diagnostic {
         if self.path.is_some() || self.position.is_some() {
             f.write_str(" ")?;
         }
-        if self.severity == Severity::Warning {
-            f.write_str("warning: ")?;
-        }
+        f.write_str(match self.severity {
+            Severity::Error => "",
+            Severity::Warning => "warning: ",
+            Severity::Waiting => "waiting: ",
+        })?;
         f.write_str(&self.what)?;
         if !self.hint.is_empty() {
             write!(f, "\n  try: {}", self.hint)?;
@@ -80,6 +84,11 @@ impl Diagnostics {
     /// Only what keeps the configuration from being used.
     pub fn errors(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter().filter(|one| one.severity == Severity::Error)
+    }
+
+    /// What the machine does not have yet, in words.
+    pub fn waiting(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|one| one.severity == Severity::Waiting).map(|one| one.what.as_str())
     }
 
     /// Everything.

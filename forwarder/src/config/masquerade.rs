@@ -272,7 +272,7 @@ fn way_out(masquerade: &Masquerade, from: &Placed<IpNet>, machine: &Machine, rep
         && machine.owner(address.value).is_none()
     {
         let what = format!("{}address \"{}\" is not an address of this machine", masquerade.label(), address.value);
-        report.error(address.place, what, "one that `ip address` shows, or the interface: out = \"eth0\"");
+        report.missing(machine, address.place, what, "one that `ip address` shows, or the interface: out = \"eth0\"");
         return None;
     }
     let interface = match (&masquerade.out, given) {
@@ -290,7 +290,7 @@ fn way_out(masquerade: &Masquerade, from: &Placed<IpNet>, machine: &Machine, rep
             from.value
         );
         let place = masquerade.out.as_ref().map_or(from.place, |out| out.place);
-        report.error(place, what, format!("`ip address show dev {}` shows what it has", interface.name));
+        report.missing(machine, place, what, format!("`ip address show dev {}` shows what it has", interface.name));
         return None;
     };
     if interface.index >= RangeKey::<u32>::INTERFACES {
@@ -313,7 +313,7 @@ fn named<'m>(
         let hint = nearest::near(name, names.clone())
             .map_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")), |near| format!("\"{near}\""));
         let what = format!("{}out \"{}\": there is no such interface", masquerade.label(), name.value);
-        report.error(name.place, what, hint);
+        report.missing(machine, name.place, what, hint);
     }
     found
 }

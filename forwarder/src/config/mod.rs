@@ -38,6 +38,7 @@ use report::Report;
 use stateless::Decision;
 use validate::Part;
 use view::View;
+pub(crate) use view::forwardable;
 
 /// A configuration as meant: every value is valid by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -72,7 +72,8 @@ fn check_source(
             } else {
                 format!("one of this machine's, such as {}", ours.join(", "))
             };
-            report.error(source.place, format!("{label}source \"{address}\" is not an address of this machine"), hint);
+            let what = format!("{label}source \"{address}\" is not an address of this machine");
+            report.missing(machine, source.place, what, hint);
         }
         (Source::Masquerade, Some(to))
             if to.prefix_len.is_none()
@@ -81,7 +82,12 @@ fn check_source(
         {
             let what =
                 format!("{label}there is no route to \"{}\", so no address of ours to masquerade with", to.value);
-            report.error(to.place, what, format!("`ip route get {}` shows what the kernel thinks", to.address));
+            report.missing(
+                machine,
+                to.place,
+                what,
+                format!("`ip route get {}` shows what the kernel thinks", to.address),
+            );
         }
         _ => {}
     }

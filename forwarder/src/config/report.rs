@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::diagnostics::{Diagnostic, Diagnostics, Position, Severity};
+use crate::machine::Machine;
 
 /// The problems found so far in one file, or in a rule from the command line.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +30,21 @@ impl Report {
     /// Something that is probably not meant.
     pub(super) fn warning(&mut self, place: Option<Position>, what: impl Into<String>, hint: impl Into<String>) {
         self.push(Severity::Warning, place, what.into(), hint.into());
+    }
+
+    /// Something that the machine does not have: an error, unless somebody waits for it.
+    pub(super) fn missing(
+        &mut self,
+        machine: &Machine,
+        place: Option<Position>,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        if machine.followed {
+            self.push(Severity::Waiting, place, what.into(), String::new());
+        } else {
+            self.error(place, what, hint);
+        }
     }
 
     /// Whether anything keeps the configuration from being used.

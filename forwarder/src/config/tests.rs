@@ -41,6 +41,7 @@ fn machine() -> Machine {
         local_port_range: (32_768, 60_999),
         source_rules: false,
         sources: BTreeMap::new(),
+        followed: false,
     }
 }
 

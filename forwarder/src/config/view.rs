@@ -108,7 +108,7 @@ impl Expanded<'_> {
 }
 
 /// Whether packets to or from this address are forwarded at all.
-pub(super) fn forwardable(address: IpAddr) -> bool {
+pub(crate) fn forwardable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_unspecified(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unspecified() && !v6.is_unicast_link_local(),
@@ -148,7 +148,7 @@ fn addresses(
         let hint = super::nearest::near(name, names.clone())
             .map_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")), |near| format!("\"{near}\""));
         let what = format!("{}listen \"{}\": there is no interface \"{name}\"", view.label(), listen.value);
-        report.error(listen.place, what, hint);
+        report.missing(machine, listen.place, what, hint);
         return Vec::new();
     };
     let v6 = view.to.map(|to| to.address.is_ipv6());
@@ -166,7 +166,7 @@ fn addresses(
             None => "address that is forwarded",
         };
         let what = format!("{}listen \"{}\": interface {name} has no {kind}", view.label(), listen.value);
-        report.error(listen.place, what, format!("`ip address show dev {name}` shows what it has"));
+        report.missing(machine, listen.place, what, format!("`ip address show dev {name}` shows what it has"));
     }
     hosts
 }

@@ -7,7 +7,10 @@ pub mod sockets;
 pub mod sysctl;
 pub mod xdp_features;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -23,6 +26,8 @@ pub struct Machine {
     /// The source address the kernel's routing prefers towards each backend of
     /// [`Config::backends`](crate::config::Config::backends); a backend without a route has no entry.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// Whether `forwarder run` follows its changes: what rules name and is not there yet is waited for.
+    pub followed: bool,
 }
 
 /// A network interface.
@@ -49,6 +54,12 @@ impl Machine {
     /// The interface with this name.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// The addresses that it has, as far as packets to them are forwarded.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        let all = self.interfaces.iter().flat_map(|interface| &interface.addresses).map(IpNet::addr);
+        all.filter(|address| crate::config::forwardable(*address)).collect()
     }
 
     /// The interface that has this address.

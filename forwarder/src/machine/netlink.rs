@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
+        RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
         route::{RouteAddress, RouteAttribute},
@@ -80,6 +81,18 @@ impl Netlink {
         Ok(links)
     }
 
+    /// All that the kernel would have told of interfaces, addresses and neighbours if one had listened from the start.
+    pub async fn history(&self) -> Result<Vec<RouteNetlinkMessage>> {
+        let failed = "cannot list interfaces, addresses and neighbours over netlink";
+        let links = self.handle.link().get().execute().map_ok(RouteNetlinkMessage::NewLink);
+        let mut messages: Vec<_> = links.try_collect().await.context(failed)?;
+        let addresses = self.handle.address().get().execute().map_ok(RouteNetlinkMessage::NewAddress);
+        messages.extend(addresses.try_collect::<Vec<_>>().await.context(failed)?);
+        let neighbours = self.handle.neighbours().get().execute().map_ok(RouteNetlinkMessage::NewNeighbour);
+        messages.extend(neighbours.try_collect::<Vec<_>>().await.context(failed)?);
+        Ok(messages)
+    }
+
     /// The machine as rules see it, and its interfaces as attaching sees them; `backends` are what the routing is
     /// asked about.
     pub async fn machine(&self, backends: &BTreeSet<IpAddr>) -> Result<(Machine, Vec<Link>)> {
@@ -95,6 +108,7 @@ impl Netlink {
             local_port_range: local_port_range()?,
             source_rules: self.has_source_rules().await?,
             sources,
+            followed: false,
         };
         Ok((machine, links))
     }
@@ -193,7 +207,8 @@ impl Netlink {
     }
 }
 
-fn link(message: &LinkMessage) -> Link {
+/// An interface as the kernel tells of it, without its addresses.
+pub(crate) fn link(message: &LinkMessage) -> Link {
     // A header of 14 bytes; everything else (tun, WireGuard, PPP, IP tunnels) delivers bare IP packets.
     let has_link_header = matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
     let mut link = Link {
@@ -240,7 +255,7 @@ fn link(message: &LinkMessage) -> Link {
 }
 
 /// The interface's own address: on point-to-point links `Address` is the peer's.
-fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
+pub(crate) fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let mut peer_or_own = None;
     for attribute in attributes {
         match attribute {
@@ -254,7 +269,7 @@ fn local_address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
 
 /// Whether an address is none to show to others if there is a better one, as RFC 6724 section 5 has it: still or already
 /// unusable, deprecated, or made for a short time (for IPv4 the same bit says "secondary").
-fn for_special_use(attributes: &[AddressAttribute]) -> (bool, bool, bool) {
+pub(crate) fn for_special_use(attributes: &[AddressAttribute]) -> (bool, bool, bool) {
     let flags = attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Flags(flags) => Some(*flags),
         _ => None,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long to wait for an event that must come: 10 s, or `FORWARDER_LAB_PATIENCE` seconds (emulated machines are slow).
@@ -28,7 +29,8 @@ pub(crate) struct Service {
 impl Service {
     /// Starts `serve` with the [`Bell`] that rings when it must stop.
     pub(crate) fn start(serve: impl FnOnce(&Bell) + Send + 'static) -> Result<Self> {
-        let (hears, stop) = nix::unistd::pipe()?;
+        // A program started meanwhile must not keep it open: the bell rings when the last copy is closed.
+        let (hears, stop) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let thread = thread::Builder::new().spawn(move || serve(&Bell(hears)))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }

@@ -105,3 +105,86 @@ fn the_examples_are_valid() {
     }
     assert!(seen >= 4);
 }
+
+/// An interface's name stands for its addresses of the backend's family, so one port may lead to two backends.
+#[test]
+fn one_interface_for_a_backend_of_each_family() {
+    let rule = |name: &str, to: &str| format!("[[forward]]\nname = \"{name}\"\nlisten = \"eth0:80\"\nto = \"{to}\"\n");
+    let text = rule("v4", "10.8.0.2") + &rule("v6", "fd08::2");
+    let (config, _) = read(&text).unwrap();
+    load("f.toml", &text).unwrap();
+    let typed = |to: &str| TypedForward {
+        name: "more".to_owned(),
+        listen: vec!["eth0:81".to_owned()],
+        to: to.to_owned(),
+        ..TypedForward::default()
+    };
+    let more = config.with(&typed("10.8.0.2")).unwrap();
+    more.with(&TypedForward { name: "other".to_owned(), ..typed("fd08::2") }).unwrap();
+    assert!(more.with(&TypedForward { name: "again".to_owned(), ..typed("10.8.0.3") }).is_err());
+}
+
+/// With somebody who follows the machine, what it does not have yet is no error; the rest works.
+#[test]
+fn what_is_missing_is_waited_for() {
+    const FILE: &str = r#"
+[[forward]]
+name = "there"
+listen = ["203.0.113.7:80", "ppp0:80"]
+to = "10.8.0.2"
+
+[[forward]]
+name = "listen"
+listen = "ppp0:443"
+to = "10.8.0.2"
+
+[[forward]]
+name = "address"
+listen = "eth1:443"
+to = "10.8.0.2"
+
+[[forward]]
+name = "source"
+listen = "203.0.113.7:81"
+to = "10.8.0.2"
+source = "192.0.2.1"
+
+[[forward]]
+name = "route"
+listen = "203.0.113.7:82"
+to = "10.99.0.2"
+
+[[masquerade]]
+name = "out"
+from = "10.8.0.0/24"
+out = "ppp0"
+
+[[masquerade]]
+name = "as"
+from = "10.9.0.0/24"
+address = "192.0.2.1"
+"#;
+    let draft = Draft::read("f.toml", FILE);
+    let machine = routed(&draft.backends());
+    let errors = draft.clone().compile(&machine).unwrap_err();
+    assert_eq!(errors.errors().count(), 7, "{errors}");
+    let (config, compiled) = draft.compile(&Machine { followed: true, ..machine.clone() }).unwrap();
+    assert_eq!(compiled.warnings.waiting().count(), 7, "{}", compiled.warnings);
+    let listens: Vec<usize> = compiled.rules.iter().map(|rule| rule.listens.len()).collect();
+    assert_eq!(listens, [1, 0, 0, 0, 0]);
+    assert_eq!(compiled.v4.rules.len(), 1, "{:?}", compiled.v4.rules);
+    // As soon as they are there, they work: the same configuration, compiled anew.
+    let mut later = Machine { followed: true, ..machine };
+    let ppp0 = Interface {
+        index: 9,
+        name: "ppp0".to_owned(),
+        addresses: vec!["192.0.2.1/32".parse().unwrap()],
+        ..later.interfaces[1].clone()
+    };
+    later.interfaces.push(ppp0);
+    let compiled = compile(&config, &later).unwrap();
+    let listens: Vec<usize> = compiled.rules.iter().map(|rule| rule.listens.len()).collect();
+    assert_eq!(listens, [2, 1, 0, 1, 0]);
+    assert_eq!(compiled.masquerades.iter().map(|one| one.ways.len()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(compiled.warnings.waiting().count(), 2, "{}", compiled.warnings);
+}
