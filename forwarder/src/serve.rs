@@ -167,13 +167,12 @@ pub fn attach_anew(
     let wants_xdp = choose(state.config.mode, link).mode != Mode::Tc;
     let kept = kept.filter(|programs| programs.xdp.is_some() || !wants_xdp);
     let held = attach::release_links(pins, slot)?;
-    let mut programs = match kept {
-        Some(programs) => programs,
-        None => {
-            attach::release_programs(pins, slot)?;
-            let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
-            prepare(pins, &sizes, state, slot, link)?
-        }
+    let mut programs = if let Some(programs) = kept {
+        programs
+    } else {
+        attach::release_programs(pins, slot)?;
+        let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
+        prepare(pins, &sizes, state, slot, link)?
     };
     let mut undo = Undo::default();
     let owned = pins.to_owned();

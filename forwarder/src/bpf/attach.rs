@@ -220,9 +220,10 @@ impl Programs {
         let (tc, xdp) = (path("tc"), path("xdp"));
         Ok(Self {
             tc: SchedClassifier::from_pin(&tc).with_context(|| failed(&tc))?,
-            xdp: match xdp.exists() {
-                true => Some(Xdp::from_pin(&xdp, XdpAttachType::Interface).with_context(|| failed(&xdp))?),
-                false => None,
+            xdp: if xdp.exists() {
+                Some(Xdp::from_pin(&xdp, XdpAttachType::Interface).with_context(|| failed(&xdp))?)
+            } else {
+                None
             },
         })
     }

@@ -91,6 +91,12 @@ impl Diagnostics {
         self.0.iter().filter(|one| one.severity == Severity::Waiting).map(|one| one.what.as_str())
     }
 
+    /// All but what was waited for at the time: the machine is asked anew.
+    #[must_use]
+    pub fn of_the_file(&self) -> Self {
+        Self(self.0.iter().filter(|one| one.severity != Severity::Waiting).cloned().collect())
+    }
+
     /// Everything.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter()

@@ -199,7 +199,7 @@ pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnosti
     let views: Vec<View<'_>> = config.forwards.iter().map(View::from).collect();
     let decisions = check_on(machine, &views, config.limits, &mut report);
     masquerade::resolve(&config.masquerades, machine, &mut report);
-    report.include(config.warnings.clone());
+    report.include(config.warnings.of_the_file());
     let warnings = report.finish()?;
     Ok(Compiled { warnings, ..compile::compile(config, machine, decisions) })
 }

@@ -175,12 +175,11 @@ impl Follower {
     fn describe(&self, instance: &Instance) -> String {
         let state = &instance.state;
         let (rules, interfaces) = (state.rules.len() + state.masquerades.len(), state.config.interfaces.len());
-        let mut text = format!("{} on {}", count(rules, "rule"), count(interfaces, "interface"));
-        let waiting = state.waiting.len() + self.absent.len();
-        if waiting > 0 {
-            text += &format!(", {waiting} waiting");
-        }
-        text
+        let waiting = match state.waiting.len() + self.absent.len() {
+            0 => String::new(),
+            number => format!(", {number} waiting"),
+        };
+        format!("{} on {}{waiting}", count(rules, "rule"), count(interfaces, "interface"))
     }
 }
 

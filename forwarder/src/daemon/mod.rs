@@ -127,7 +127,10 @@ impl Daemon {
                     supervisor::reloading();
                     match self.read_configuration().await {
                         Some(Found::Running(now)) => status = now,
-                        Some(Found::Unloaded) => return Ok(unloaded()),
+                        Some(Found::Unloaded) => {
+                            unloaded();
+                            return Ok(());
+                        }
                         None => {}
                     }
                     supervisor::ready(&status);

@@ -33,12 +33,13 @@ fn attached(slot: u32, name: &str, index: u32) -> AttachedInterface {
     }
 }
 
+/// What it is about, what is attached, what there is, what wants programs, what is absent.
+type Row<'a> = (&'a str, Vec<AttachedInterface>, Vec<Link>, Vec<(u32, Why)>, Vec<&'a str>);
+
 #[test]
 fn which_interfaces_want_programs_and_which_are_absent() {
     let configured = ["eth0", "ppp0"].map(|name| Placed::nowhere(name.to_owned()));
     let (eth0, ppp0) = (attached(0, "eth0", 2), attached(1, "ppp0", 7));
-    // What it is about, what is attached, what there is, what wants programs, what is absent.
-    type Row<'a> = (&'a str, Vec<AttachedInterface>, Vec<Link>, Vec<(u32, Why)>, Vec<&'a str>);
     let table: Vec<Row<'_>> = vec![
         (
             "nothing happened",

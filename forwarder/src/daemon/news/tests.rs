@@ -105,7 +105,7 @@ fn addresses() {
         message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
     };
     let deprecated = |message: &mut AddressMessage| {
-        *message.attributes.get_mut(1).unwrap() = AddressAttribute::Flags(AddressFlags::Deprecated)
+        *message.attributes.get_mut(1).unwrap() = AddressAttribute::Flags(AddressFlags::Deprecated);
     };
     let same = |_: &mut AddressMessage| {};
     for text in ["203.0.113.7", "2001:db8::7"] {
