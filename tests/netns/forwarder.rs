@@ -46,6 +46,7 @@ pub(crate) struct RuleStats {
     pub(crate) reply: Traffic,
     pub(crate) flows: u64,
     pub(crate) denied: u64,
+    pub(crate) unprotected: u64,
     pub(crate) port_clashes: u64,
 }
 

@@ -255,3 +255,31 @@ fn hosts_behind_connect_by_their_mappings() {
     }
     assert!(test.forwarder.stats().drops().is_empty(), "{:#?}", test.forwarder.stats());
 }
+
+/// Rules of this kind are listed, and removed, as all others; what they lead to ends with them.
+#[test]
+fn masquerades_are_listed_and_removed() {
+    let config = format!("# Written by hand.\n\n{}", everybody());
+    let test = start("mapremove", Setting::TC_TWO_ARMED, &config);
+    let Net { net, forwarder } = &test;
+    let listed = forwarder.run(&["list", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(listed["masquerades"][0]["name"], "behind", "{listed:#}");
+    let server = udp(&net.client, (outside(Family::V4, 2), PORT));
+    let host = udp(&net.home, (inside(Family::V4, 20), 4000));
+    seen_by(&host, &server, "out");
+    assert_eq!((forwarder.flow_count(), forwarder.mappings().len()), (1, 1));
+    let status: serde_json::Value =
+        serde_json::from_str(&forwarder.run(&["status", "--format", "json"]).stdout).unwrap();
+    let table = status["tables"].as_array().unwrap().iter().find(|table| table["table"] == "IPv4 new flows").unwrap();
+    assert_eq!([&table["used"], &table["mappings"], &table["permissions"]], [1, 1, 1], "{status:#}");
+    // A name is taken, whatever it is of.
+    let [listen, to] = [net.public(Family::V4, PORT), net.backend(Family::V4, PORT)].map(|end| end.to_string());
+    let taken = forwarder.run(&["add", "behind", &listen, &to, "--save"]);
+    assert!(taken.code != Some(0) && taken.stderr.contains("behind"), "{taken}");
+    forwarder.succeed(&["remove", "behind", "--save"]);
+    assert_eq!((forwarder.flow_count(), forwarder.mappings().len()), (0, 0));
+    assert_eq!(std::fs::read_to_string(&forwarder.config).unwrap().trim(), "# Written by hand.");
+    forwarder.succeed(&["reload"]);
+    assert!(!forwarder.succeed(&["list"]).contains("behind"));
+}

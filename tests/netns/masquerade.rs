@@ -120,7 +120,7 @@ fn hosts_behind_go_out(setting: Setting) {
     assert!(!shown.contains("0.0.0.0") && !shown.contains("[::]"), "{shown}");
     let stats = forwarder.stats();
     let counted = stats.rule("behind");
-    assert_eq!(counted.flows, 10, "{stats:#?}");
+    assert_eq!((counted.flows, counted.unprotected), (10, 0), "{stats:#?}");
     assert!(counted.forward.bytes > 4 * BYTES && counted.reply.bytes > 4 * BYTES, "{counted:?}");
     assert!(stats.drops().is_empty(), "{stats:?}");
     assert_eq!(stats.forwarded().0 > 0, setting.mode == Mode::Native, "{stats:?}");

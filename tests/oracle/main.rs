@@ -5,7 +5,7 @@
 //! that belong to flows (`flow.rs`), `compare.rs` runs them and compares. What is made up depends on the seed alone:
 //! `FORWARDER_ORACLE_SEED`; how much, on `FORWARDER_ORACLE_PACKETS`. `cargo xtask oracle` sets both.
 //!
-//! In the same lab, `floods.rs`: what happens to flows while others do their worst.
+//! In the same lab, `floods.rs` and `floods_outwards.rs`: what happens to flows while others do their worst.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +17,7 @@
 mod compare;
 mod differences;
 mod floods;
+mod floods_outwards;
 mod flow;
 #[allow(dead_code, reason = "it serves the end-to-end tests too")]
 #[path = "../netns/forwarder.rs"]

@@ -28,7 +28,7 @@ pub async fn run(pins: &Path, options: &Remove, out: &mut dyn Write) -> Result<(
         .save
         .then(|| {
             SavedConfig::open(&instance, |text| {
-                edit::remove_forward(text, &options.name)?.ok_or_else(|| {
+                edit::remove_rule(text, &options.name)?.ok_or_else(|| {
                     invalid(format!("the configuration has no rule \"{}\" to remove; leave --save out", options.name))
                 })
             })

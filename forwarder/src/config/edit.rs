@@ -11,6 +11,8 @@ use super::{
 };
 
 const FORWARD: &str = "forward";
+/// What rules there are: their names are of one kind.
+const KINDS: [&str; 2] = [FORWARD, "masquerade"];
 
 /// The text with one more `[[forward]]` at its end.
 pub fn add_forward(text: &str, rule: &TypedForward) -> Result<String, Diagnostics> {
@@ -40,26 +42,26 @@ pub fn add_forward(text: &str, rule: &TypedForward) -> Result<String, Diagnostic
     Ok(document.to_string())
 }
 
-/// The text without the `[[forward]]` of this name and the comments directly above it; none if it has none.
-pub fn remove_forward(text: &str, name: &str) -> Result<Option<String>, Diagnostics> {
+/// The text without the rule of this name, whatever its kind, and the comments directly above it; none if it has none.
+pub fn remove_rule(text: &str, name: &str) -> Result<Option<String>, Diagnostics> {
     let mut document = parse(text)?;
-    let Some(index) = position(&document, name) else {
+    let Some((kind, index)) = position(&document, name) else {
         return Ok(None);
     };
-    match document.get_mut(FORWARD) {
+    match document.get_mut(kind) {
         Some(Item::ArrayOfTables(tables)) => {
             let prefix = tables.get(index).and_then(|table| table.decor().prefix()).and_then(|prefix| prefix.as_str());
             let kept = kept_comments(prefix.unwrap_or_default()).to_owned();
             tables.remove(index);
-            keep(&mut document, index, &kept);
+            keep(&mut document, kind, index, &kept);
         }
         Some(Item::Value(Value::Array(list))) => {
             list.remove(index);
         }
         _ => return Ok(None),
     }
-    if document.get(FORWARD).and_then(Item::as_array_of_tables).is_some_and(ArrayOfTables::is_empty) {
-        document.remove(FORWARD);
+    if document.get(kind).and_then(Item::as_array_of_tables).is_some_and(ArrayOfTables::is_empty) {
+        document.remove(kind);
     }
     Ok(Some(document.to_string()))
 }
@@ -69,13 +71,12 @@ fn kept_comments(prefix: &str) -> &str {
     prefix.rfind("\n\n").and_then(|at| prefix.get(..=at)).filter(|kept| kept.contains('#')).unwrap_or_default()
 }
 
-/// Puts comments that stood above a removed table above the next one, or at the end.
-fn keep(document: &mut DocumentMut, index: usize, comments: &str) {
+/// Puts comments that stood above a removed table above the next one of its kind, or at the end.
+fn keep(document: &mut DocumentMut, kind: &str, index: usize, comments: &str) {
     if comments.is_empty() {
         return;
     }
-    let next =
-        document.get_mut(FORWARD).and_then(Item::as_array_of_tables_mut).and_then(|tables| tables.get_mut(index));
+    let next = document.get_mut(kind).and_then(Item::as_array_of_tables_mut).and_then(|tables| tables.get_mut(index));
     if let Some(table) = next {
         let prefix = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
         let prefix = format!("{comments}{prefix}");
@@ -105,16 +106,17 @@ fn not_rules() -> Diagnostics {
     report.finish().unwrap_or_else(|problems| problems)
 }
 
-/// Which rule of the file has this name.
-fn position(document: &DocumentMut, name: &str) -> Option<usize> {
+/// Which rule of the file has this name: its kind, and its place among them.
+fn position(document: &DocumentMut, name: &str) -> Option<(&'static str, usize)> {
     let is_it = |item: Option<&str>| item == Some(name);
-    match document.get(FORWARD)? {
+    let among = |kind: &str| match document.get(kind)? {
         Item::ArrayOfTables(tables) => tables.iter().position(|table| is_it(table.get("name").and_then(Item::as_str))),
         Item::Value(Value::Array(list)) => list.iter().position(|value| {
             is_it(value.as_inline_table().and_then(|table| table.get("name")).and_then(Value::as_str))
         }),
         _ => None,
-    }
+    };
+    KINDS.into_iter().find_map(|kind| Some((kind, among(kind)?)))
 }
 
 fn values(rule: &TypedForward) -> Vec<(&'static str, Value)> {

@@ -57,18 +57,18 @@ fn a_rule_is_added_to_an_empty_file_and_to_one_without_rules() {
 #[test]
 fn adding_and_removing_again_gives_the_same_text() {
     let added = add_forward(FILE, &rule()).unwrap();
-    assert_eq!(remove_forward(&added, "ssh").unwrap().as_deref(), Some(FILE));
+    assert_eq!(remove_rule(&added, "ssh").unwrap().as_deref(), Some(FILE));
 }
 
 #[test]
 fn a_removed_rule_takes_its_own_comment_along_and_no_other() {
-    let without_game = remove_forward(FILE, "game").unwrap().unwrap();
+    let without_game = remove_rule(FILE, "game").unwrap().unwrap();
     assert!(without_game.contains("---- games ----") && !without_game.contains("Ada"), "{without_game}");
     assert!(without_game.contains("keep this name") && without_game.contains("the only one"));
-    let without_web = remove_forward(FILE, "web").unwrap().unwrap();
+    let without_web = remove_rule(FILE, "web").unwrap().unwrap();
     assert!(!without_web.contains("cellar") && without_web.contains("Asked for by Ada."), "{without_web}");
     assert_eq!(crate::config::load("f", &without_web).unwrap().forwards[0].name.value, "game");
-    let neither = remove_forward(&without_web, "game").unwrap().unwrap();
+    let neither = remove_rule(&without_web, "game").unwrap().unwrap();
     assert!(neither.starts_with("# Our VPS.\ninterfaces"), "{neither}");
     assert!(crate::config::load("f", &neither).unwrap().forwards.is_empty());
 }
@@ -78,7 +78,7 @@ fn rules_in_an_inline_list_are_edited_too() {
     let text = "forward = [{ name = \"a\", listen = \"203.0.113.7:1\", to = \"10.8.0.2\" }]\n";
     let added = add_forward(text, &rule()).unwrap();
     assert_eq!(crate::config::load("f", &added).unwrap().forwards.len(), 2);
-    assert_eq!(remove_forward(&added, "ssh").unwrap().as_deref(), Some(text));
+    assert_eq!(remove_rule(&added, "ssh").unwrap().as_deref(), Some(text));
 }
 
 #[test]
@@ -95,5 +95,20 @@ fn what_cannot_be_done_says_so() {
         problem(add_forward(FILE, &wrong)),
         "rule \"ssh\": to \"10.8.0.2:99999\": port 99999 is out of range\n  try: a port from 1 to 65535"
     );
-    assert_eq!(remove_forward(FILE, "nobody").unwrap(), None);
+    assert_eq!(remove_rule(FILE, "nobody").unwrap(), None);
+}
+
+#[test]
+fn masquerades_are_removed_too() {
+    let masquerade = "\n# ---- outwards ----\n\n# The lab.\n[[masquerade]]\nname = \"lab\"\nfrom = [\"10.8.0.0/24\"]\nout = \"eth0\"\n";
+    let text = format!("{FILE}{masquerade}");
+    let without = remove_rule(&text, "lab").unwrap().unwrap();
+    assert!(without.starts_with(FILE) && without.contains("outwards"), "{without}");
+    assert!(!without.contains("masquerade") && !without.contains("The lab"), "{without}");
+    let without_web = remove_rule(&text, "web").unwrap().unwrap();
+    assert!(without_web.ends_with(masquerade) && !without_web.contains("cellar"), "{without_web}");
+    // Their names are of one kind.
+    let taken = TypedForward { name: "lab".into(), ..rule() };
+    let refused = add_forward(&text, &taken).unwrap_err().to_string();
+    assert!(refused.contains("has a rule \"lab\" already"), "{refused}");
 }
