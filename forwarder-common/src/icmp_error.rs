@@ -13,7 +13,7 @@
 //!
 //! RFC 5508 section 4 says what a NAT does with ICMP errors; where it leaves room, and for IPv6, this does what
 //! netfilter does (`nf_conntrack_inet_error`, `nf_nat_icmp_reply_translation`). Nothing here begins, refreshes, advances or ends a
-//! flow: an error is easily forged (RFC 5508 REQ-7, RFC 5927).
+//! flow: an error is easily forged (RFC 5508 REQ-6, RFC 5927).
 
 mod embedded;
 mod related;

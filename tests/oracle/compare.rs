@@ -220,7 +220,8 @@ impl Oracle {
                 for mut frame in reassemble(frames) {
                     if let Some(view) = View::of(&frame) {
                         frame.truncate(view.end);
-                        if view.mark != mark || !by_mark.contains_key(&mark) {
+                        let is_own_error = view.inner(&frame).is_some_and(|inner| inner.mark == mark);
+                        if view.mark != mark || is_own_error || !by_mark.contains_key(&mark) {
                             forget_own_identification(&mut frame, view.mark);
                         }
                     }

@@ -63,6 +63,7 @@ impl Test {
             seen: plan::ours(family, Side::Home),
             chooses_port: [true; 2],
             bound: [None; 2],
+            bound_before: [None; 2],
             reopens: [false; 2],
             sides: Way::Inward.sides(),
             acknowledges: 0,

@@ -59,6 +59,8 @@ pub(crate) struct Flow {
     pub(crate) chooses_port: [bool; 2],
     /// That port, by lab.
     pub(crate) bound: [Option<u16>; 2],
+    /// The one before, which packets under way have.
+    pub(crate) bound_before: [Option<u16>; 2],
     /// It opens again, perhaps with another port.
     pub(crate) reopens: [bool; 2],
     /// On which side the client is, and the server.
@@ -77,6 +79,11 @@ impl Flow {
     /// Whether replies can be made in both labs.
     pub(crate) fn is_bound(&self) -> bool {
         self.bound.iter().all(Option::is_some) && self.reopens == [false; 2]
+    }
+
+    /// Whether a lab has, or had, this port for it.
+    pub(crate) fn is_bound_to(&self, lab: usize, port: Option<u16>) -> bool {
+        port.is_some() && (port == self.bound[lab] || port == self.bound_before[lab])
     }
 
     pub(crate) fn bound_or_own(&self, lab: usize) -> u16 {

@@ -117,7 +117,7 @@ impl Generator {
 
     fn flow(&mut self, way: Way, listen: Listen, protocol: u8, client: IpAddr, client_port: u16, port: u16) -> usize {
         let key = (client, client_port, listen.address, port, protocol);
-        let (seen, chooses_port) = plan::seen(self.family, self.source, way, client);
+        let (seen, chooses_port) = plan::seen(self.family, self.source, way, &listen, client);
         *self.known.entry(key).or_insert_with(|| {
             self.flows.push(Flow {
                 listen,
@@ -129,6 +129,7 @@ impl Generator {
                 seen,
                 chooses_port,
                 bound: [None; 2],
+                bound_before: [None; 2],
                 reopens: [false; 2],
                 sides: way.sides(),
                 acknowledges: 0,
@@ -153,7 +154,10 @@ impl Generator {
             plan::neighbour(self.family, self.rng.u8(..NEIGHBOURS))
         };
         let client = if way == Way::Inward { plan::client(self.family, self.rng.u8(..CLIENTS)) } else { behind };
-        let listen = if way == Way::Outward {
+        let listen = if self.source == Source::Outgoing && dice >= 95 {
+            let unhidden = plan::unhidden(self.family);
+            unhidden[self.rng.usize(..unhidden.len())]
+        } else if way == Way::Outward {
             self.world[self.rng.usize(..self.world.len())]
         } else {
             self.listens[self.rng.usize(..self.listens.len())]

@@ -124,6 +124,17 @@ pub(crate) fn world(family: Family) -> Vec<Listen> {
     (0..CLIENTS).map(host).collect()
 }
 
+/// Hosts behind, as the world may reach them too: by their own addresses, through the kernel.
+pub(crate) fn unhidden(family: Family) -> Vec<Listen> {
+    let host = |index| {
+        let address = neighbour(family, index);
+        Listen { name: UNHIDDEN, address, to: address, what: What::Everything }
+    };
+    (0..NEIGHBOURS).map(host).collect()
+}
+
+pub(crate) const UNHIDDEN: &str = "unhidden";
+
 /// The forwarder's address on a side.
 pub(crate) fn ours(family: Family, side: Side) -> IpAddr {
     parse(match (family, side) {
@@ -225,10 +236,11 @@ pub(crate) fn router(family: Family, side: Side) -> IpAddr {
 
 /// The source address that the server of a flow sees of this client, and by which lab with a port of its
 /// choice.
-pub(crate) fn seen(family: Family, source: Source, way: Way, client: IpAddr) -> (IpAddr, [bool; 2]) {
+pub(crate) fn seen(family: Family, source: Source, way: Way, listen: &Listen, client: IpAddr) -> (IpAddr, [bool; 2]) {
     let mapped = || (0..MAPPED).find(|index| inner(family, *index) == client).map(|index| outer(family, index));
     let kept = [false, true];
     match (source, way) {
+        _ if listen.name == UNHIDDEN => (client, kept),
         (Source::Prefix, _) => (mapped().unwrap_or(client), kept),
         (Source::Preserve, Way::Inward | Way::Outward) => (client, kept),
         (Source::Fixed, _) => (fixed(family), [true; 2]),

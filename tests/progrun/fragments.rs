@@ -3,7 +3,7 @@
 use forwarder_common::verdict::Outcome;
 use forwarder_lab::Family;
 
-use crate::fixture::warm_up;
+use crate::fixture::{Expected, check_frame, warm_up};
 use crate::plan::{end, side_of, station};
 use crate::test_packet::Body::{Tcp, Udp};
 use crate::test_packet::{Body, Piece, TestPacket, flags, pieces};
@@ -64,6 +64,36 @@ fn fragments_go_the_way_of_their_first() {
                     let back = answer.forwarded(listen, client);
                     for piece in &all {
                         check_sent(world, &answer, &back, piece);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// TC keeps those that come before their first, and hands all in again when it comes (which a test run does not see).
+#[test]
+fn fragments_wait_for_their_first() {
+    world::with(RULES, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            for port in [8443, 92, 90] {
+                let (client, listen) = (end(family, "client", 61_003), end(family, "public", port));
+                let request = TestPacket::new(client, listen, Udp).with(|p| p.payload = vec![7; 3000]);
+                let all = pieces(request.transport_length(), 1448);
+                // The last, the middle one, the last once more, the first.
+                let order = [2, 1, 2, 0];
+                let outcomes =
+                    order.map(|piece| if piece == 0 { Outcome::HeldToFollow } else { Outcome::HeldForFirst });
+                for (piece, outcome) in order.map(|piece| &all[piece]).into_iter().zip(outcomes) {
+                    let frame = arriving(world, &request, piece);
+                    let left = if family == Family::V4 { Outcome::Fragment } else { Outcome::ToTc };
+                    check_frame(world, "before its first", Hook::Xdp, &frame, &Expected::from(left));
+                    if outcome == Outcome::HeldToFollow {
+                        // Its place is taken by those that are handed in.
+                        assert_eq!(world.run(Hook::Tc, &frame).outcome, outcome, "{family:?} {port}");
+                    } else {
+                        check_frame(world, "before its first", Hook::Tc, &frame, &Expected::from(outcome));
                     }
                 }
             }

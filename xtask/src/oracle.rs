@@ -44,7 +44,7 @@ enum Mode {
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::check_machine()?;
     setup::ensure()?;
-    let tests = ["masquerade", "preserve"].iter().flat_map(|source| {
+    let tests = ["fixed", "masquerade", "outgoing", "prefix", "preserve"].iter().flat_map(|source| {
         let families = [(Family::V4, "v4"), (Family::V6, "v6")];
         let modes = [(Mode::Native, "native"), (Mode::Tc, "tc")];
         families.into_iter().filter(|(family, _)| options.family.is_none_or(|only| only == *family)).flat_map(

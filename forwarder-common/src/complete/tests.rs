@@ -3,6 +3,7 @@
 mod hairpin;
 mod life;
 mod prefix;
+mod queries;
 mod sharing;
 
 use std::vec;

@@ -17,7 +17,7 @@ impl Oracle {
         let port = flow.client_port.to_be_bytes();
         if let Some(inner) = view.inner(frame) {
             let at = inner.dst_port_at();
-            let is_its = flow.bound[lab].is_some() && inner.port(frame, at) == flow.bound[lab];
+            let is_its = flow.is_bound_to(lab, inner.port(frame, at));
             if flow.chooses_port[lab] && is_its && inner.src == flow.listen.to {
                 let checksum = view.checksum_at();
                 inner.replace(frame, at, &port, false, checksum);
@@ -27,7 +27,8 @@ impl Oracle {
         let at = view.src_port_at();
         let Some(found) = view.port(frame, at) else { return };
         let is_translated = by == End::Client && view.src == flow.seen && view.dst == flow.listen.to;
-        if flow.chooses_port[lab] && (is_translated || Some(found) == flow.bound[lab]) {
+        if flow.chooses_port[lab] && found != flow.client_port && (is_translated || flow.is_bound_to(lab, Some(found)))
+        {
             view.replace(frame, at, &port, false, None);
         }
     }
@@ -88,7 +89,9 @@ impl Oracle {
                 problem = Some(format!("port {port} of {flow:?} is that of {other:?}"));
             }
         }
-        self.generator.flows[index].bound[lab] = Some(port);
+        let flow = &mut self.generator.flows[index];
+        flow.bound_before[lab] = before;
+        flow.bound[lab] = Some(port);
         problem
     }
 }

@@ -37,10 +37,18 @@ pub(super) fn mark_of(frame: &[u8], inputs: &HashMap<u16, &Input>) -> u16 {
     if let Some(inner) = view.inner(frame).map(|inner| inner.mark).filter(|mark| inputs.contains_key(mark)) {
         return inner;
     }
+    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let is_first = view.fragment.is_none_or(|(offset, _)| offset == 0);
+    if is_first && view.protocol == ICMP && view.transport + 8 <= frame.len() && frame[view.transport] == 0 {
+        // The machine's answers have identifications of its own; in all others the sequence is the mark.
+        let sequence = word(view.transport + 6);
+        if inputs.contains_key(&sequence) {
+            return sequence;
+        }
+    }
     if inputs.contains_key(&own) {
         return own;
     }
-    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     if matches!(view.protocol, ICMP | ICMPV6) && view.transport + 8 <= frame.len() {
         let sequence = word(view.transport + 6);
         return if inputs.contains_key(&sequence) { sequence } else { own };

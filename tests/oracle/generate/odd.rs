@@ -42,7 +42,8 @@ impl Generator {
         let index = self.fresh_flow();
         self.flows[index].stage = Stage::Odd;
         // Where the server sees a port of ours, one out of the blue might be another flow's.
-        let by = if self.flows[index].chooses_port[0] { End::Client } else { self.pick(&End::BOTH) };
+        let goes_out = self.flows[index].listen.name == plan::UNHIDDEN;
+        let by = if self.flows[index].chooses_port[0] || goes_out { End::Client } else { self.pick(&End::BOTH) };
         let flags = self.pick(&[
             RST,
             RST | ACK,

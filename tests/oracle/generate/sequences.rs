@@ -3,6 +3,7 @@
 use super::{Generator, Input};
 use crate::flow::{Content, End, Stage};
 use crate::packet::{ACK, FIN, PSH, RST, SYN, TCP};
+use crate::plan;
 
 impl Generator {
     pub(super) fn opens(&mut self, flow: usize) -> Input {
@@ -18,6 +19,11 @@ impl Generator {
         self.flows[flow].advance(End::Client, content.flags, mark);
         self.flows[flow].reopens = [true; 2];
         let mut input = self.of_flow_marked("opens", flow, End::Client, &content, mark);
+        if self.flows[flow].listen.name == plan::UNHIDDEN {
+            // What forwarder leaves to the kernel it does not see begin.
+            input.packets.iter_mut().for_each(|packet| packet.extensions.clear());
+            input.packets.iter_mut().for_each(|packet| packet.options.clear());
+        }
         if !is_tcp && self.one_in(15) {
             self.cut(&mut input);
         }
