@@ -309,6 +309,8 @@ fn own_complaint(case: &Case<'_>) -> bool {
                 bytes.truncate(ETHERNET + 48);
             }
         } else {
+            // The kernel repeats a part of the type of service.
+            bytes[ETHERNET + 1] = 0;
             bytes[ETHERNET + 6..ETHERNET + 8].fill(0);
             bytes[ETHERNET + 10..ETHERNET + 16].fill(0);
         }
