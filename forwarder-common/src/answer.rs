@@ -114,7 +114,7 @@ pub trait Answering: Family {
     const LONGEST: usize;
 
     /// What the sender is told; `None` if nothing.
-    fn message(packet: &impl Packet, network: usize, refused: &Verdict) -> Option<Message>;
+    fn message(refused: &Verdict) -> Option<Message>;
 
     /// Writes the headers at `network`, from the first of `ends` to the second; the quoted packet follows. `None` if the
     /// bytes are not there.
@@ -139,7 +139,7 @@ pub fn answer<F: Answering, T: Tables<F::Address>>(
 ) -> Verdict {
     let unanswered = Verdict::of(refused.outcome);
     let (Some(parsed), Some(answerer)) = (tables.kept(), tables.answerer()) else { return unanswered };
-    let Some(message) = F::message(packet, network, refused) else { return unanswered };
+    let Some(message) = F::message(refused) else { return unanswered };
     let hop = way_back(tables, answerer, parsed.key.src);
     if !matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved) {
         return unanswered;
@@ -243,21 +243,15 @@ impl Answering for Ipv4 {
 
     /// The codes are those of Linux (`ip_error`).
     #[inline(always)]
-    fn message(packet: &impl Packet, network: usize, refused: &Verdict) -> Option<Message> {
+    fn message(refused: &Verdict) -> Option<Message> {
         let message = |kind, code, rest| Some(Message { kind, code, rest });
         let Hop { state, mtu, .. } = refused.hop;
         match (refused.outcome, state) {
             (_, NextHopState::Unknown | NextHopState::Blackhole) => None,
             (Outcome::DropTtl, _) => message(icmp::TIME_EXCEEDED, 0, 0),
-            (Outcome::DropTooBig, _) => {
-                // Without "don't fragment" it is the router that cuts it.
-                let fragment = u16::from_be_bytes(packet.read(network + ipv4::FRAGMENT)?);
-                if fragment & ipv4::DONT_FRAGMENT == 0 {
-                    return None;
-                }
-                // RFC 1191 section 4: the lower half of the word.
-                message(icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu & 0xffff)
-            }
+            // RFC 1191 section 4: the lower half of the word. Also about the few that could be cut by their header and are not
+            // ([`crate::cut`]): then their sender has to.
+            (Outcome::DropTooBig, _) => message(icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu & 0xffff),
             (Outcome::DropNoRoute, NextHopState::Unreachable) => message(icmp::UNREACHABLE, icmp::HOST, 0),
             (Outcome::DropNoRoute, NextHopState::Prohibited) => message(icmp::UNREACHABLE, icmp::PROHIBITED, 0),
             (Outcome::DropNoRoute, _) => message(icmp::UNREACHABLE, icmp::NET, 0),
@@ -332,7 +326,7 @@ impl Answering for Ipv6 {
 
     /// The codes are those of Linux (`ip6_pkt_discard`, `ip6_pkt_prohibit`).
     #[inline(always)]
-    fn message(_: &impl Packet, _: usize, refused: &Verdict) -> Option<Message> {
+    fn message(refused: &Verdict) -> Option<Message> {
         let message = |kind, code, rest| Some(Message { kind, code, rest });
         let Hop { state, mtu, .. } = refused.hop;
         match (refused.outcome, state) {

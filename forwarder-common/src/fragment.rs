@@ -105,7 +105,7 @@ pub fn later<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables:
         return Verdict::of(Outcome::DropTtl);
     }
     if fragment.length > hop.mtu {
-        return Verdict::of(Outcome::DropTooBig);
+        return Verdict::refused(Outcome::DropTooBig, hop);
     }
     if F::rewrite(packet, network, &decision.rewrite).is_none() {
         return Verdict::of(Outcome::DropError);

@@ -19,6 +19,7 @@ pub mod answer;
 pub mod apply;
 pub mod checksum;
 pub mod complete;
+pub mod cut;
 pub mod decide;
 pub mod fast;
 mod find;

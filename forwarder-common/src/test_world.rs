@@ -9,7 +9,9 @@ use crate::{
     abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Side, rule_flags, setting_flags},
     address::{V4, V6},
     checksum::Delta,
-    complete, fast,
+    complete,
+    cut::Cut,
+    fast,
     flow_state::FlowState,
     fragment,
     icmp_error::{self, Embeds},
@@ -22,6 +24,7 @@ use crate::{
     },
     test_packet::{Body, NETWORK, TestPacket},
     verdict::{Kind, Outcome, Verdict},
+    wire::{ethernet, ipv4},
 };
 
 /// A family, and the addresses that tests use of it.
@@ -354,6 +357,17 @@ impl<F: TestFamily> World<F> {
         let mut done = Vec::new();
         while let Some(frame) = waiting.pop_front() {
             let (verdict, bytes) = self.process_bytes(Hook::Tc, frame);
+            // As in forwarder-ebpf's cut.rs.
+            if verdict.outcome == Outcome::DropTooBig
+                && F::ETHERTYPE == ethernet::IPV4
+                && let Some(cut) = Cut::of(&bytes.clone().as_mut_slice(), NETWORK, verdict.hop.mtu)
+            {
+                for piece in (0..).map_while(|number| cut.piece(number)) {
+                    let carried = &bytes[NETWORK + ipv4::LEN..][piece.start as usize..][..piece.length as usize];
+                    waiting.push_back([&bytes[..NETWORK], &piece.header, carried].concat());
+                }
+                continue;
+            }
             if verdict.outcome.kind() != Kind::Hold {
                 done.push((verdict, bytes));
                 continue;

@@ -115,6 +115,8 @@ outcomes! {
     HeldForFirst = "held_for_first" Hold,
     /// A first fragment for which others waited: it arrives again, and they after it.
     HeldToFollow = "held_to_follow" Hold,
+    /// Too large for its way, and allowed to be cut: the pieces arrive again in its place.
+    HeldToCut = "held_to_cut" Hold,
     /// Its TTL or hop limit would reach 0: Time Exceeded to its sender.
     AnsweredTtl = "answered_ttl" Answer,
     /// There is no route to the next hop: Destination Unreachable to its sender.

@@ -68,10 +68,10 @@ fn taken<M: Maps>(ring: u32) -> Option<*mut u64> {
     HELD_RINGS.get_ptr_mut(if M::ADDRESS_FAMILY == 2 { ring } else { ring + RINGS })
 }
 
-/// A length that the verifier sees to be in bounds; another one where it was not.
+/// A length that the verifier sees to be from 1 to `MOST`; another one where it was not.
 #[inline(always)]
-fn bounded(length: u32) -> u32 {
-    let mut length = u64::from(black_box(length).wrapping_sub(1).min(LONGEST as u32 - 1));
+pub(crate) fn bounded<const MOST: u32>(length: u32) -> u32 {
+    let mut length = u64::from(black_box(length).wrapping_sub(1).min(MOST - 1));
     // From "not 0" older verifiers learn nothing, but they can add.
     // SAFETY: an addition in a register.
     unsafe { asm!("{length} += 1", length = inlateout(reg) length, options(pure, nomem, nostack)) };
@@ -100,7 +100,7 @@ pub(crate) fn hold<M: Maps>(
         (*held).datagram = *datagram;
         (*held).since = now;
         (*held).length = length;
-        bpf_skb_load_bytes(context, network, (&raw mut (*held).bytes).cast(), bounded(length))
+        bpf_skb_load_bytes(context, network, (&raw mut (*held).bytes).cast(), bounded::<{ LONGEST as u32 }>(length))
     };
     if loaded != 0 {
         return false;
@@ -210,7 +210,7 @@ unsafe extern "C" fn give_back<M: Maps, const NETWORK: usize>(step: u32, search:
     // SAFETY: a pointer to a map value, valid while the program runs, of which the helper reads as many bytes as there
     // are; the program's own context. The packet's link header stays: it came by the same interface.
     let written = unsafe {
-        let length = bounded((*held).length);
+        let length = bounded::<{ LONGEST as u32 }>((*held).length);
         bpf_skb_change_tail(context, NETWORK as u32 + length, 0) == 0
             && bpf_skb_store_bytes(
                 context.cast(),

@@ -13,6 +13,7 @@ mod access;
 mod action;
 mod clock;
 mod count;
+mod cut;
 mod held;
 mod log;
 mod losses;
@@ -110,12 +111,18 @@ fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
             outcome = S::plain(context);
         }
     }
-    // No answer to what the two below refuse: a fragment that is not the first, an ICMP error.
-    if outcome == Outcome::Fragment as u32 {
+    let whole = outcome;
+    if whole == Outcome::Fragment as u32 {
         outcome = S::later_fragment(context);
-    } else if outcome == Outcome::IcmpOther as u32 {
+    } else if whole == Outcome::IcmpOther as u32 {
         outcome = S::icmp(context);
-    } else if [Outcome::DropTtl as u32, Outcome::DropTooBig as u32, Outcome::DropNoRoute as u32].contains(&outcome) {
+    }
+    if S::CUTS && outcome == Outcome::DropTooBig as u32 && whole != Outcome::IcmpOther as u32 {
+        outcome = S::cut(context);
+    }
+    // Nobody is told what becomes of a fragment that is not the first, or of an ICMP error.
+    let told = [Outcome::DropTtl as u32, Outcome::DropTooBig as u32, Outcome::DropNoRoute as u32];
+    if outcome == whole && told.contains(&outcome) {
         outcome = S::answer(context, outcome);
     }
     if outcome == Outcome::HeldToFollow as u32 {

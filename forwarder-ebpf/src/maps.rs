@@ -19,6 +19,7 @@ use forwarder_common::{
     tables::{Draft, Hop},
 };
 
+use crate::cut::Carried;
 use crate::held::{Held, MARKS, Place, RINGS, SLOTS};
 
 /// Set by the loader for each interface: its slot in `INTERFACE_COUNTERS`.
@@ -72,6 +73,9 @@ pub(crate) static INTERFACE_COUNTERS: PerCpuArray<InterfaceCounters, { INTERFACE
 /// Frames redirected and lost: refused by the kernel, not taken by a driver.
 #[btf_map]
 pub(crate) static REDIRECT_LOSSES: PerCpuArray<u64, 2> = PerCpuArray::new();
+/// What a packet carries that is being cut.
+#[btf_map]
+pub(crate) static CARRIED: PerCpuArray<Carried, 1> = PerCpuArray::new();
 /// A piece of a packet whose checksum is worked out.
 #[btf_map]
 pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();

@@ -19,7 +19,7 @@ use forwarder_common::{
 
 use crate::{
     access::tc::TcPacket,
-    action, held,
+    action, cut, held,
     log::{self, Logged},
     maps::{Maps, MapsV4, MapsV6, SETTINGS, WAY_OUT},
     routing::Routed,
@@ -43,6 +43,10 @@ pub(crate) trait Steps {
     fn icmp(context: *mut __sk_buff) -> u32;
     /// Tells the sender of a packet that was refused for its way out, as far as it is to be told.
     fn answer(context: *mut __sk_buff, refused: u32) -> u32;
+    /// Whether routers may cut packets: only senders cut what is IPv6 (RFC 8200 section 4.5).
+    const CUTS: bool;
+    /// A packet that is too big for the way that the step before left behind: cuts it, if it may be cut.
+    fn cut(context: *mut __sk_buff) -> u32;
     /// Hands a first fragment for which others wait, or one that came at the same time as its first, in again.
     fn hand_in(context: *mut __sk_buff) -> u32;
     /// Logs and counts the outcome, and gives what the kernel is told (`TC_ACT_*`).
@@ -54,6 +58,8 @@ trait Path {
     type Family: Embeds<Address: Logged> + Answering;
     type Maps: Maps<Address = <Self::Family as Family>::Address> + Routed + Sockets;
     const NETWORK: usize;
+    /// [`cut::cut`] with this network header.
+    fn cut(context: *mut __sk_buff, mtu: u32) -> bool;
 }
 
 type TablesOf<P> = KernelTables<<P as Path>::Maps>;
@@ -125,6 +131,12 @@ fn answer<P: Path>(context: *mut __sk_buff, refused: u32) -> u32 {
 }
 
 #[inline(always)]
+fn cut<P: Path>(context: *mut __sk_buff) -> u32 {
+    let way = verdict(Outcome::DropTooBig as u32).hop;
+    (if P::cut(context, way.mtu) { Outcome::HeldToCut } else { Outcome::DropTooBig }) as u32
+}
+
+#[inline(always)]
 fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
     let verdict = verdict(outcome);
@@ -137,16 +149,21 @@ fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
 /// A path and its steps; each name is a symbol of the object.
 macro_rules! steps {
     ($path:ident: $family:ty, $maps:ty, $network:expr;
-     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $hand_in:ident $carry_out:ident) => {
+     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $cut:ident $hand_in:ident $carry_out:ident) => {
         pub(crate) struct $path;
 
         impl Path for $path {
             type Family = $family;
             type Maps = $maps;
             const NETWORK: usize = $network;
+            #[inline(always)]
+            fn cut(context: *mut __sk_buff, mtu: u32) -> bool {
+                cut::cut::<{ $network }>(context, mtu)
+            }
         }
 
         impl Steps for $path {
+            const CUTS: bool = <$family as Family>::ETHERTYPE == ethernet::IPV4;
             #[inline(always)]
             fn plain(context: *mut __sk_buff) -> u32 {
                 $plain(context)
@@ -166,6 +183,10 @@ macro_rules! steps {
             #[inline(always)]
             fn answer(context: *mut __sk_buff, refused: u32) -> u32 {
                 $answer(context, refused)
+            }
+            #[inline(always)]
+            fn cut(context: *mut __sk_buff) -> u32 {
+                $cut(context)
             }
             #[inline(always)]
             fn hand_in(context: *mut __sk_buff) -> u32 {
@@ -204,6 +225,11 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $cut(context: *mut __sk_buff) -> u32 {
+            cut::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $hand_in(context: *mut __sk_buff) -> u32 {
             held::hand_in::<$family, $maps, { $network }>(context);
             0
@@ -217,10 +243,10 @@ macro_rules! steps {
 }
 
 steps!(EthernetIpv4: Ipv4, MapsV4, ethernet::LEN;
-    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 hand_in_v4 carry_out_v4);
+    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 hand_in_v4 carry_out_v4);
 steps!(EthernetIpv6: Ipv6, MapsV6, ethernet::LEN;
-    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 hand_in_v6 carry_out_v6);
+    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 hand_in_v6 carry_out_v6);
 steps!(BareIpv4: Ipv4, MapsV4, 0;
-    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
+    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 cut_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
 steps!(BareIpv6: Ipv6, MapsV6, 0;
-    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 hand_in_bare_v6 carry_out_bare_v6);
+    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 cut_bare_v6 hand_in_bare_v6 carry_out_bare_v6);

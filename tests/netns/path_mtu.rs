@@ -2,14 +2,19 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use forwarder_lab::{Family, Frame, TcpServer, Topology, Transfer};
+use forwarder_lab::{Family, Frame, TcpServer, Topology, Transfer, UdpEcho, UdpSocketIn};
 
 use crate::config::{rule, source as source_key};
 use crate::forwarder::Forwarder;
 use crate::icmp_errors::{cases, set_hops, time_exceeded};
 use crate::setting::{Setting, Source, family_name, public_address};
 
-in_every_setting!(segments_fit_a_narrow_way, senders_hear_of_a_narrow_way, the_last_hop_is_forwarder);
+in_every_setting!(
+    segments_fit_a_narrow_way,
+    senders_hear_of_a_narrow_way,
+    what_may_be_cut_is_cut,
+    the_last_hop_is_forwarder,
+);
 
 const PORT: u16 = 80;
 const ROUTE_MTU: u16 = 1300;
@@ -102,6 +107,50 @@ fn senders_hear_of_a_narrow_way(setting: Setting) {
         let route = net.client.ip(&format!("route get {address}")).unwrap();
         assert!(route.contains(&format!("mtu {ROUTE_MTU}")), "{family:?}: {route}");
     }
+}
+
+/// Datagrams that routers may cut, each to a server of its own that answers them whole.
+fn cuttable(net: &Topology, check: impl Fn(Source, &UdpSocketIn)) {
+    // New sockets do not forbid cutting then.
+    net.client.sysctl("net.ipv4.ip_no_pmtu_disc", "1").unwrap();
+    for (source, family) in cases().into_iter().filter(|(_, family)| *family == Family::V4) {
+        let _echo = UdpEcho::start(&net.home, net.backend(family, source.home_port())).unwrap();
+        let socket = UdpSocketIn::connect(&net.client, target(net, source, family), None).unwrap();
+        check(source, &socket);
+    }
+}
+
+/// Whole datagrams and fragments that are too large for the way.
+fn what_may_be_cut_is_cut(setting: Setting) {
+    let (net, forwarder) = start("cut", setting, true);
+    // As from a wire: with checksums.
+    net.client.features("eth0", "tx off").unwrap();
+    cuttable(&net, |source, socket| {
+        for size in [1400, 1472, 1473, 5000, 20_000] {
+            let answered = socket.exchange(&vec![7; size]);
+            answered.unwrap_or_else(|error| panic!("{source:?} {size}: {error:#}\n{:#?}", forwarder.stats()));
+        }
+        socket.exchange(b"small").unwrap();
+    });
+    let stats = forwarder.stats();
+    assert!(stats.drops().is_empty(), "{:?}", stats.drops());
+    assert!(stats.outcome("held_to_cut") > 0);
+}
+
+/// A packet whose checksum is not finished, as between containers, cannot be cut: its sender is told to.
+#[test]
+fn what_cannot_be_cut_is_told() {
+    let (net, forwarder) = start("uncut", Setting::TC_TWO_ARMED, true);
+    net.client.features("eth0", "tx on").unwrap();
+    let at_client = net.client.capture("eth0").unwrap();
+    cuttable(&net, |_, socket| socket.send(&[7; 1400]).unwrap());
+    const NEEDED: [u8; 2] = [3, 4];
+    let told =
+        at_client.wait_for(|frame| !frame.outgoing && frame.bytes.get(ETHERNET + 20..ETHERNET + 22) == Some(&NEEDED));
+    let told = told.unwrap();
+    assert_eq!(told.bytes[ETHERNET + 26..ETHERNET + 28], ROUTE_MTU.to_be_bytes());
+    let stats = forwarder.stats();
+    assert_eq!((stats.outcome("held_to_cut"), stats.outcome("drop_too_big")), (0, 0));
 }
 
 /// A traceroute sees forwarder, under the address that it asks for.

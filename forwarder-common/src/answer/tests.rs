@@ -298,11 +298,6 @@ fn what_cannot_be_answered_stays_dropped<F: TestFamily + Answering>() {
         world.tables.hops.insert(F::address(F::CLIENT), hop);
         dropped(&world, buffer(&last(Body::Udp)), Outcome::DropTtl);
     }
-    // Without "don't fragment" it is the router that cuts.
-    if F::CLIENT.is_ipv4() {
-        let world = world_with::<F>(Source::Preserved, Hop { mtu: 30, ..HOP });
-        dropped(&world, buffer(&to::<F>(Body::Udp).with(|p| p.fragment = 0)), Outcome::DropTooBig);
-    }
     // An unfinished checksum that is not the packet's own.
     let mut world = World::<F>::new();
     world.forward_address(F::LISTEN, F::BACKEND, Source::Preserved);

@@ -57,7 +57,7 @@ impl<F: TestFamily> World<F> {
     fn keeps(&self, identification: u32, packet: &TestPacket, piece: &Piece, outcome: Outcome) {
         let frame = packet.fragment(identification, piece);
         let (verdict, bytes) = self.process_bytes(Hook::Tc, frame.clone());
-        assert_eq!((verdict, bytes), (Verdict::of(outcome), frame), "{piece:?} of {packet:?}");
+        assert_eq!((verdict.outcome, bytes), (outcome, frame), "{piece:?} of {packet:?}");
     }
 }
 
