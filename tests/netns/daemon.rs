@@ -414,7 +414,9 @@ fn news_that_are_missed() {
     forwarder.configure(&rules(&net));
     let daemon = Daemon::start(&forwarder, setting, &["eth0", "eth1", "ppp0"]);
     daemon.signal(Signal::SIGSTOP);
-    let batch: String = (0..4000).map(|n| format!("addr add 10.99.{}.{}/32 dev lo\n", n / 250, n % 250 + 1)).collect();
+    let lines: Vec<String> =
+        (0..4000).map(|n| format!("addr add 10.99.{}.{}/32 dev lo", n / 250, n % 250 + 1)).collect();
+    let batch = lines.join("\n");
     let path = std::env::temp_dir().join(format!("{}-batch", net.lab.id()));
     net.lab.delete_at_end(&path).unwrap();
     std::fs::write(&path, batch).unwrap();

@@ -274,8 +274,8 @@ fn masquerades_are_listed_and_removed() {
     let table = status["tables"].as_array().unwrap().iter().find(|table| table["table"] == "IPv4 new flows").unwrap();
     assert_eq!([&table["used"], &table["mappings"], &table["permissions"]], [1, 1, 1], "{status:#}");
     // A name is taken, whatever it is of.
-    let [listen, to] = [net.public(Family::V4, PORT), net.backend(Family::V4, PORT)].map(|end| end.to_string());
-    let taken = forwarder.run(&["add", "behind", &listen, &to, "--save"]);
+    let [public, backend] = [net.public(Family::V4, PORT), net.backend(Family::V4, PORT)].map(|end| end.to_string());
+    let taken = forwarder.run(&["add", "behind", &public, &backend, "--save"]);
     assert!(taken.code != Some(0) && taken.stderr.contains("behind"), "{taken}");
     forwarder.succeed(&["remove", "behind", "--save"]);
     assert_eq!((forwarder.flow_count(), forwarder.mappings().len()), (0, 0));

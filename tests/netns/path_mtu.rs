@@ -113,7 +113,7 @@ fn senders_hear_of_a_narrow_way(setting: Setting) {
 fn cuttable(net: &Topology, check: impl Fn(Source, &UdpSocketIn)) {
     // New sockets do not forbid cutting then.
     net.client.sysctl("net.ipv4.ip_no_pmtu_disc", "1").unwrap();
-    for (source, family) in cases().into_iter().filter(|(_, family)| *family == Family::V4) {
+    for (source, family) in cases().filter(|(_, family)| *family == Family::V4) {
         let _echo = UdpEcho::start(&net.home, net.backend(family, source.home_port())).unwrap();
         let socket = UdpSocketIn::connect(&net.client, target(net, source, family), None).unwrap();
         check(source, &socket);
@@ -140,11 +140,11 @@ fn what_may_be_cut_is_cut(setting: Setting) {
 /// A packet whose checksum is not finished, as between containers, cannot be cut: its sender is told to.
 #[test]
 fn what_cannot_be_cut_is_told() {
+    const NEEDED: [u8; 2] = [3, 4];
     let (net, forwarder) = start("uncut", Setting::TC_TWO_ARMED, true);
     net.client.features("eth0", "tx on").unwrap();
     let at_client = net.client.capture("eth0").unwrap();
     cuttable(&net, |_, socket| socket.send(&[7; 1400]).unwrap());
-    const NEEDED: [u8; 2] = [3, 4];
     let told =
         at_client.wait_for(|frame| !frame.outgoing && frame.bytes.get(ETHERNET + 20..ETHERNET + 22) == Some(&NEEDED));
     let told = told.unwrap();

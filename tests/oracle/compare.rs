@@ -228,7 +228,7 @@ impl Oracle {
                     let flow =
                         by_mark.get(&mark).and_then(|input| Some((input.by, &self.generator.flows[input.flow?])));
                     if let Some((by, flow)) = flow.filter(|(_, flow)| at == flow.side(End::Server)) {
-                        self.give_back_port(&mut frame, flow, by, lab);
+                        Self::give_back_port(&mut frame, flow, by, lab);
                     }
                     outputs.entry(mark).or_default().push(Out { at, frame });
                 }

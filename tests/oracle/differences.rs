@@ -292,7 +292,7 @@ fn npt_errors(case: &Case<'_>) -> bool {
 fn two_prefixes(case: &Case<'_>) -> bool {
     case.flow.is_some_and(|flow| flow.seen != flow.client && !flow.chooses_port[0] && flow.sides[0] == flow.sides[1])
         && case.packet().src.is_ipv6()
-        && case.is_forwarded() == false
+        && !case.is_forwarded()
 }
 
 /// Both say the same, but from another address; forwarder's IPv4 errors may not be cut. What NPT has translated the kernel

@@ -161,7 +161,7 @@ pub(crate) fn backend(family: Family, index: u8) -> IpAddr {
 
 /// Hosts in the backends' network: they go out, and they reach what the world reaches.
 pub(crate) fn neighbour(family: Family, index: u8) -> IpAddr {
-    parse(&if family == Family::V4 { format!("10.8.0.{}", 40 + index) } else { format!("fd08::2{}", index) })
+    parse(&if family == Family::V4 { format!("10.8.0.{}", 40 + index) } else { format!("fd08::2{index}") })
 }
 
 pub(crate) const NEIGHBOURS: u8 = 4;
@@ -205,7 +205,7 @@ fn nptv6(address: Ipv6Addr, to: Ipv6Addr, from: Ipv6Addr, length: u8) -> Ipv6Add
     let (mut words, kept) = (address.segments(), usize::from(length / 16));
     words[..kept].copy_from_slice(&to.segments()[..kept]);
     let word = (i64::from(words[kept]) + sum(from) - sum(to)).rem_euclid(0xffff);
-    words[kept] = word as u16;
+    words[kept] = u16::try_from(word).unwrap_or_default();
     words.into()
 }
 

@@ -18,7 +18,7 @@ fn datagram(payload: usize, fragment: u16) -> TestPacket {
     let address = |last| IpAddr::from([198, 51, 100, last]);
     let packet = TestPacket::new(at(address(1), 1000), at(address(2), 53), Body::Udp);
     packet.with(|p| {
-        p.payload = (0..payload).map(|n| n as u8).collect();
+        p.payload = (0..=u8::MAX).cycle().take(payload).collect();
         p.fragment = fragment;
     })
 }
@@ -50,12 +50,15 @@ fn known_pieces() {
     let words = |packet: &TestPacket, mtu| -> Vec<(usize, u16)> {
         pieces(packet, mtu).iter().map(|ip| (ip.len(), word(ip))).collect()
     };
-    assert_eq!(words(&datagram(1300, 0), 1280), [(1276, 0x2000), (72, 157)]);
+    assert_eq!(words(&datagram(1300, 0), 1280), [(1276, MORE_FRAGMENTS), (72, 157)]);
     // A fragment that is cut: the pieces go on where it began; its last is only the datagram's last if it was.
-    assert_eq!(words(&datagram(1300, 0x2000 | 200), 1280), [(1276, 0x2000 | 200), (72, 0x2000 | 357)]);
-    assert_eq!(words(&datagram(1300, 200), 1280), [(1276, 0x2000 | 200), (72, 357)]);
+    assert_eq!(
+        words(&datagram(1300, MORE_FRAGMENTS + 200), 1280),
+        [(1276, MORE_FRAGMENTS + 200), (72, MORE_FRAGMENTS + 357)]
+    );
+    assert_eq!(words(&datagram(1300, 200), 1280), [(1276, MORE_FRAGMENTS + 200), (72, 357)]);
     // The least MTU that there is (RFC 791).
-    assert_eq!(words(&datagram(92, 0), 68), [(68, 0x2000), (68, 0x2000 | 6), (24, 12)]);
+    assert_eq!(words(&datagram(92, 0), 68), [(68, MORE_FRAGMENTS), (68, MORE_FRAGMENTS + 6), (24, 12)]);
 }
 
 #[test]
@@ -64,7 +67,7 @@ fn the_pieces_of_a_packet_of_a_rule_are_those_of_its_translation() {
         let mut world = World::<Ipv4>::with_rule(source);
         world.tables.default_hop = Hop { mtu: 600, ..HOP };
         let packet = TestPacket::new(at(Ipv4::CLIENT, 61_001), at(Ipv4::LISTEN, 80), Body::Udp)
-            .with(|p| p.payload = (0..1600).map(|n| n as u8).collect());
+            .with(|p| p.payload = (0..=u8::MAX).cycle().take(1600).collect());
         let seen = if let Source::Address(ours) = source { ours } else { Ipv4::CLIENT };
         let becomes = packet.forwarded(at(seen, 61_001), at(Ipv4::BACKEND, 8080));
         let arrived = world.arrives(packet.frame());
@@ -76,7 +79,7 @@ fn the_pieces_of_a_packet_of_a_rule_are_those_of_its_translation() {
         let large = packet.with(|p| p.fragment = MORE_FRAGMENTS);
         let arrived = world.arrives(large.frame());
         let words: Vec<_> = arrived.iter().map(|(_, frame)| word(&frame[NETWORK..])).collect();
-        assert_eq!(words, [0x2000, 0x2000 | 72, 0x2000 | 144]);
+        assert_eq!(words, [MORE_FRAGMENTS, MORE_FRAGMENTS + 72, MORE_FRAGMENTS + 144]);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::view::View;
 
 impl Oracle {
     /// At the server: puts the client's port in the place of the one that this lab has chosen for the flow.
-    pub(super) fn give_back_port(&self, frame: &mut [u8], flow: &Flow, by: End, lab: usize) {
+    pub(super) fn give_back_port(frame: &mut [u8], flow: &Flow, by: End, lab: usize) {
         let Some(view) = View::of(frame) else { return };
         let port = flow.client_port.to_be_bytes();
         if let Some(inner) = view.inner(frame) {

@@ -40,7 +40,7 @@ impl Generator {
             _ => ("fragments", self.pieces(length)),
         };
         input.what = what;
-        input.packets.iter_mut().for_each(|packet| packet.pieces = pieces.clone());
+        input.packets.iter_mut().for_each(|packet| packet.pieces.clone_from(&pieces));
         if what == "fragments" {
             self.disturb(input, length);
         }

@@ -116,6 +116,8 @@ pub(crate) fn bpf_clippy(ready: &Ready) -> Result<Command> {
     clippy
         .current_dir(workspace::root())
         .env("RUSTC_BOOTSTRAP", toolchain.bootstrap())
+        // The instruction set that they are built for: assembly that uses its registers is an error without.
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-Ctarget-cpu=v3")
         .args(["clippy", "--package", "forwarder-ebpf", "--no-deps", "--target", bpf_toolchain::TARGET])
         .arg("--target-dir")
         .arg(target_dir().join("bpf-lint"));
