@@ -15,7 +15,7 @@ use crate::{
     checksum::Delta,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6, Parsed, Transport},
-    tables::{Hop, Tables},
+    tables::{Ends, Hop, Tables},
     verdict::{Outcome, Verdict},
     wire::{icmp, ipv4, ipv6, protocol, tcp, udp},
 };
@@ -184,7 +184,7 @@ const LEAST_QUOTED: usize = 8;
 /// Where an answer goes. Not inlined: a stack frame of its own.
 #[inline(never)]
 fn way_back<A: Address, T: Tables<A>>(tables: &T, src: A, dst: A) -> Hop {
-    tables.next_hop(src, dst)
+    tables.next_hop(&Ends { src, dst, kind: 0 })
 }
 
 /// The outcome of a refused packet whose sender was told.

@@ -14,7 +14,7 @@ use crate::{
     tables::{Draft, Event, FlowEntry, Hop, Tables},
     verdict::{Kind, Outcome, Verdict},
     window::Reached,
-    wire::{tcp, udp},
+    wire::{protocol, tcp, udp},
 };
 
 /// Decides a packet and, if it is to be forwarded, rewrites it. Changes nothing that it passes.
@@ -61,7 +61,7 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
     if parsed.hop_limit <= 1 {
         return refuse(tables, parsed, &found, &hop, Outcome::DropTtl);
     }
-    if on_the_wire(packet, network, parsed) > hop.mtu {
+    if on_the_wire(packet, network, parsed.transport_at(), parsed.protocol(), parsed.length) > hop.mtu {
         return refuse(tables, parsed, &found, &hop, Outcome::DropTooBig);
     }
     let Some(mut draft) = tables.draft() else { return Verdict::of(Outcome::DropError) };
@@ -98,7 +98,7 @@ fn refuse<A: Address, T: Tables<A>>(
 /// Where a packet goes after the rewrite. Not inlined: a stack frame of its own.
 #[inline(never)]
 fn next_hop<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, found: &Found<'_, A, T::Entry>) -> Hop {
-    tables.next_hop(found.src(parsed), found.dst(parsed))
+    tables.next_hop(&found.ends(tables.settings(), parsed))
 }
 
 /// [`apply`], not inlined: a stack frame of its own.
@@ -119,21 +119,21 @@ fn parse<F: Family, T: Tables<F::Address>>(packet: &impl Packet, tables: &T, net
     Ok(())
 }
 
-/// The length of the longest IP packet that leaves, in bytes.
+/// The length of the longest IP packet that leaves, in bytes: `length`, unless it is cut into segments on its way out.
 #[inline(always)]
-fn on_the_wire<A>(packet: &impl Packet, network: usize, parsed: &Parsed<A>) -> u32 {
+pub(crate) fn on_the_wire(packet: &impl Packet, network: usize, transport: usize, protocol: u8, length: u32) -> u32 {
     let payload = packet.segment_payload();
     if payload == 0 {
-        return parsed.length;
+        return length;
     }
-    let header = match parsed.transport {
-        Transport::Tcp => match packet.read(parsed.transport_at() + tcp::DATA_OFFSET) {
+    let header = match protocol {
+        protocol::TCP => match packet.read(transport + tcp::DATA_OFFSET) {
             Some([words]) => usize::from(words >> 4) * 4,
             None => tcp::LEN,
         },
         _ => udp::LEN,
     };
-    payload + (parsed.transport_at() - network + header) as u32
+    payload + (transport - network + header) as u32
 }
 
 /// Carries the packet's effect on the tables out, now that nothing else can stop it, and decides.

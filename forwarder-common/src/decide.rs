@@ -1,12 +1,15 @@
 //! What becomes of a packet, decided before a byte of it changes.
 
 use crate::{
-    abi::{Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rewrite, Rule, Side, rule_flags, setting_flags},
+    abi::{
+        Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rewrite, Rule, Settings, Side, rule_flags,
+        setting_flags,
+    },
     address::{Address, V4},
     checksum::Delta,
     parse::Parsed,
-    prefix,
-    tables::{Event, Tables},
+    prefix, steer,
+    tables::{Ends, Event, Tables},
 };
 
 /// A packet that will be forwarded, and how.
@@ -27,6 +30,13 @@ impl<A: Copy> Decision<A> {
     #[inline(always)]
     pub const fn of_flow(flow: &Flow<A>) -> Self {
         Self { rewrite: flow.rewrite, counter: flow.counter, direction: flow.direction(), mss: flow.mss }
+    }
+
+    /// What the packet's way depends on, once it is rewritten.
+    #[inline(always)]
+    pub const fn ends(&self, settings: &Settings, protocol: u8) -> Ends<A> {
+        let Rewrite { src, dst, src_port, .. } = self.rewrite;
+        Ends { src, dst, kind: steer::kind(settings, protocol, src_port) }
     }
 }
 
@@ -100,7 +110,8 @@ pub fn is_own<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, parsed: &Par
 /// Not inlined: a stack frame of its own.
 #[inline(never)]
 pub(crate) fn is_from_ourselves<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
-    size_of::<A>() == size_of::<V4>() && tables.way(parsed.key.dst, parsed.key.src).state == NextHopState::Local
+    size_of::<A>() == size_of::<V4>()
+        && tables.way(&Ends { src: parsed.key.dst, dst: parsed.key.src, kind: 0 }).state == NextHopState::Local
 }
 
 /// The rule whose listen a packet is for.
@@ -165,6 +176,16 @@ pub fn backend_port<A>(rule: &Rule<A>, parsed: &Parsed<A>) -> u16 {
     if rule.port_shift == 0 { parsed.key.dst_port } else { shifted(parsed.key.dst_port, rule.port_shift) }
 }
 
+/// The source port at the listen, for a packet from the backend.
+#[inline(always)]
+pub fn listen_port<A>(rule: &Rule<A>, parsed: &Parsed<A>) -> u16 {
+    if rule.port_shift == 0 {
+        parsed.key.src_port
+    } else {
+        shifted(parsed.key.src_port, rule.port_shift.wrapping_neg())
+    }
+}
+
 /// Client to backend under a stateless rule. `None` if a one-to-one rule has no address for it ([`prefix`]).
 #[inline(always)]
 pub fn stateless_forward<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Option<Decision<A>> {
@@ -203,11 +224,7 @@ pub fn stateless_reply<A: Address>(rule: &Rule<A>, parsed: &Parsed<A>) -> Option
             mss: rule.mss,
         });
     }
-    let src_port = if rule.port_shift == 0 {
-        parsed.key.src_port
-    } else {
-        shifted(parsed.key.src_port, rule.port_shift.wrapping_neg())
-    };
+    let src_port = listen_port(rule, parsed);
     Some(Decision {
         rewrite: Rewrite {
             src: rule.listen,

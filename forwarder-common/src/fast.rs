@@ -120,7 +120,7 @@ fn way_out<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, decision: &
     if parsed.hop_limit <= 1 {
         return Err(Outcome::ToTc);
     }
-    let hop = tables.next_hop(decision.rewrite.src, decision.rewrite.dst);
+    let hop = tables.next_hop(&decision.ends(tables.settings(), parsed.protocol()));
     let usable = hop.state == NextHopState::Resolved
         && hop.flags & (next_hop_flags::XDP_OUT | next_hop_flags::CONFIRM) == next_hop_flags::XDP_OUT
         && parsed.length <= hop.mtu;

@@ -1,13 +1,13 @@
 //! What a packet belongs to: a flow, or a rule.
 
 use crate::{
-    abi::{Direction, Flow, FlowKey, Rule, Side, elapsed, rule_flags, setting_flags},
+    abi::{Direction, Flow, FlowKey, Rule, Settings, Side, elapsed, rule_flags, setting_flags},
     address::Address,
-    decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_rule},
+    decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_port, listen_rule},
     flow_state::FlowState,
     parse::Parsed,
-    prefix,
-    tables::{Draft, FlowEntry, NotInserted, Tables},
+    prefix, steer,
+    tables::{Draft, Ends, FlowEntry, NotInserted, Tables},
     verdict::Outcome,
 };
 
@@ -69,6 +69,23 @@ impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
         }
     }
 
+    /// What its way depends on, once it is rewritten.
+    #[inline(always)]
+    pub(crate) fn ends(&self, settings: &Settings, parsed: &Parsed<A>) -> Ends<A> {
+        let (src, dst) = (self.src(parsed), self.dst(parsed));
+        Ends { src, dst, kind: steer::kind(settings, parsed.protocol(), self.src_port(parsed)) }
+    }
+
+    /// The source port after the rewrite; that of a flow yet to begin is not known, and taken as it is.
+    #[inline(always)]
+    fn src_port(&self, parsed: &Parsed<A>) -> u16 {
+        match self {
+            Self::Established(entry) | Self::Embryonic(entry) => entry.get().rewrite.src_port,
+            Self::Reply(rule) => listen_port(rule, parsed),
+            Self::Forward(_) | Self::New(_) => parsed.key.src_port,
+        }
+    }
+
     /// Whether the packet is this machine's own if its way leads to this machine: replies to the machine's own
     /// connections to a backend (health checks, say), and what a one-to-one rule maps onto an address of the machine.
     #[inline(always)]
@@ -124,7 +141,7 @@ pub(crate) fn rule_of<'t, A: Address, T: Tables<A>>(
     match side {
         Side::Listen => listen_rule(tables, parsed),
         Side::Backend => backend_rule(tables, parsed),
-        Side::Inside | Side::Fragment => None,
+        Side::Inside | Side::Fragment | Side::Steered | Side::OnLink => None,
     }
 }
 

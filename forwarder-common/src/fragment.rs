@@ -97,7 +97,7 @@ pub fn later<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables:
         return Verdict::of(outcome);
     }
     let (fragment, decision) = (&draft.fragment, &draft.decision);
-    let hop = next_hop(tables, decision);
+    let hop = next_hop(tables, decision, fragment.protocol);
     if !matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved) {
         return Verdict::of(Outcome::DropNoRoute);
     }
@@ -175,8 +175,8 @@ fn wait<A: Address, T: Tables<A>>(packet: &impl Packet, tables: &T, network: usi
 
 /// Where the first fragment went. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn next_hop<A: Address, T: Tables<A>>(tables: &T, decision: &Decision<A>) -> Hop {
-    tables.next_hop(decision.rewrite.src, decision.rewrite.dst)
+fn next_hop<A: Address, T: Tables<A>>(tables: &T, decision: &Decision<A>, protocol: u8) -> Hop {
+    tables.next_hop(&decision.ends(tables.settings(), protocol))
 }
 
 #[cfg(test)]

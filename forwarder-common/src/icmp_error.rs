@@ -26,7 +26,7 @@ use crate::{
     checksum::{Delta, is_complete, pseudo_header},
     packet::{ChecksumChange, Packet},
     parse::{Parsed, Transport},
-    tables::{Draft, Embedded, Hop, Tables},
+    tables::{Draft, Embedded, Ends, Hop, Tables},
     verdict::{Outcome, Verdict},
     wire::{icmp, protocol, tcp, udp},
 };
@@ -121,7 +121,7 @@ fn readdress<A: Address>(error: &Parsed<A>, draft: &mut Draft<A>) {
 /// Where the error goes after the rewrite. Not inlined: a stack frame of its own.
 #[inline(never)]
 fn next_hop<A: Address, T: Tables<A>>(tables: &T, outer: &Rewrite<A>) -> Hop {
-    tables.next_hop(outer.src, outer.dst)
+    tables.next_hop(&Ends { src: outer.src, dst: outer.dst, kind: 0 })
 }
 
 /// Rewrites the error and the packet inside it. `None` means that it is unchanged: the one step that a hook may refuse,

@@ -34,6 +34,7 @@ pub mod packet;
 pub mod parse;
 mod passing;
 pub mod prefix;
+pub mod steer;
 pub mod tables;
 #[cfg(test)]
 mod test_packet;

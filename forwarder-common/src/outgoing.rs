@@ -14,7 +14,7 @@ use crate::{
     open_flow::{begins, enter_forward, enter_reply},
     parse::{Family, Parsed, Transport},
     passing,
-    tables::{Draft, NotInserted, Outgoing, Tables, Way},
+    tables::{Draft, Ends, NotInserted, Outgoing, Tables, Way},
     verdict::{self, Outcome},
     wire::tcp,
 };
@@ -118,7 +118,7 @@ fn rule_of<'t, A: Address, T: Tables<A>>(tables: &'t T, host: &A, interface: u32
 /// [`Tables::way`], not inlined: a stack frame of its own.
 #[inline(never)]
 fn way<A: Address, T: Tables<A>>(tables: &T, src: &A, dst: &A) -> Way {
-    tables.way(*src, *dst)
+    tables.way(&Ends { src: *src, dst: *dst, kind: 0 })
 }
 
 /// Whether a mapping can let a packet in that belongs to no flow: one with ports, and of TCP only what begins a

@@ -14,6 +14,7 @@ use crate::{
     abi::{DatagramKey, FlowKey, Rewrite},
     address::Address,
     packet::Packet,
+    steer::Addressed,
     verdict::Outcome,
 };
 use fragment::Fragment;
@@ -93,6 +94,9 @@ pub trait Family {
 
     /// The datagram that a first fragment begins.
     fn datagram(first: &Parsed<Self::Address>) -> DatagramKey<Self::Address>;
+
+    /// Reads what the way of a packet depends on, caring for nothing beyond it; `None` where that is not there.
+    fn addressed(packet: &impl Packet, network: usize) -> Option<Addressed<Self::Address>>;
 
     /// Rewrites the network header: addresses, one hop less, and the header checksum where there is one.
     /// `None` and nothing written when the header is not there.

@@ -31,7 +31,18 @@ pub trait FlowEntry<A>: Copy {
     fn note_reached(self, reached: Reached);
 }
 
-/// The kernel's routing for one destination, ready for use.
+/// What of a packet, as it leaves, its way depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends<A> {
+    /// Network order.
+    pub src: A,
+    /// Network order.
+    pub dst: A,
+    /// Its protocol and source port, as far as they matter: [`crate::steer::kind`].
+    pub kind: u32,
+}
+
+/// The way out for packets of some kind, ready for use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
     /// What is known.
@@ -40,6 +51,8 @@ pub struct Hop {
     pub flags: u16,
     /// The interface out.
     pub interface: u32,
+    /// The slot of the rule whose line it is; 0 where routing decided.
+    pub line: u32,
     /// The route's MTU in bytes of IP packet.
     pub mtu: u32,
     /// Destination MAC, then source MAC.
@@ -57,7 +70,7 @@ impl Hop {
 
     /// No way out.
     pub const NONE: Self =
-        Self { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
+        Self { state: NextHopState::Unknown, flags: 0, interface: 0, line: 0, mtu: 0, link_addresses: [0; 12] };
 }
 
 /// The way to a destination, as far as it says whose packet one is.
@@ -141,10 +154,10 @@ pub trait Tables<A> {
     fn socket_takes(&self, arriving: &FlowKey<A>) -> bool;
     /// Whether a connected socket of this machine (for UDP: any) would take a packet with this key.
     fn socket_connected(&self, arriving: &FlowKey<A>) -> bool;
-    /// The kernel's routing towards `dst` for packets from `src`.
-    fn next_hop(&self, src: A, dst: A) -> Hop;
+    /// Where such packets go: by the line of their source ([`crate::steer::line`]), else as the kernel's routing says.
+    fn next_hop(&self, ends: &Ends<A>) -> Hop;
     /// The same, without sending the packet that way: it does not count as the one that confirms the neighbour.
-    fn way(&self, src: A, dst: A) -> Way;
+    fn way(&self, ends: &Ends<A>) -> Way;
     /// The interface that the packet came in by.
     fn ingress(&self) -> u32;
     /// The MTU of the way towards `dst` for packets from `src`, in bytes of IP packet; `u32::MAX` where it is not known.

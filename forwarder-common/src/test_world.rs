@@ -18,6 +18,7 @@ use crate::{
     mss, outgoing,
     packet::Packet,
     parse::{Ipv4, Ipv6},
+    steer,
     tables::{
         Tables as _,
         memory::{Memory, MemoryAddress},
@@ -288,6 +289,42 @@ impl<F: TestFamily> World<F> {
         slot
     }
 
+    /// What comes from `from`'s first `bits` bits leaves by the line that begins at `interface` and ends at `router`; only
+    /// packets of this kind ([`crate::steer::kind`]) if it is not 0. Returns the rule's slot.
+    pub(crate) fn steer(
+        &mut self,
+        (from, bits): (IpAddr, u32),
+        kind: u32,
+        interface: u32,
+        router: Option<IpAddr>,
+    ) -> u32 {
+        let slot = u32::try_from(self.tables.rules.len()).unwrap_or(0) + 1;
+        let rule = Rule {
+            to: router.map(F::address).unwrap_or_default(),
+            mask: mask::<F>(bits),
+            flags: rule_flags::LINE,
+            allow: interface,
+            counter: slot + 100,
+            ..Rule::default()
+        };
+        self.tables.rules.insert(slot, rule);
+        self.tables.settings.flags |= setting_flags::STEER;
+        if kind != 0 {
+            self.tables.settings.flags |= setting_flags::STEER_BY_KIND;
+        }
+        let key = RangeKey::steered(kind, F::address(network(from, bits)));
+        let key = RangeKey { prefix_len: RangeKey::<F::Address>::SIDE_BITS + bits, ..key };
+        self.tables.ranges.insert(key, RuleRef::settled(slot));
+        slot
+    }
+
+    /// This prefix is connected directly.
+    pub(crate) fn connected(&mut self, address: IpAddr, bits: u32) {
+        let key = RangeKey::on_link(F::address(network(address, bits)));
+        let key = RangeKey { prefix_len: RangeKey::<F::Address>::SIDE_BITS + bits, ..key };
+        self.tables.ranges.insert(key, RuleRef::settled(1));
+    }
+
     /// The key under which a packet is looked up.
     pub(crate) fn key(packet: &TestPacket) -> FlowKey<F::Address> {
         let (src_port, dst_port) = match packet.body {
@@ -336,6 +373,12 @@ impl<F: TestFamily> World<F> {
 
     /// The steps of the TC program, as in forwarder-ebpf's main.rs.
     fn process_at_tc(&self, packet: &mut impl Packet) -> Verdict {
+        let verdict = self.without_lines(packet);
+        let steers = self.tables.settings.flags & setting_flags::STEER != 0 && steer::may_forward(verdict.outcome);
+        if steers { steer::forward::<F, _>(packet, &self.tables, NETWORK, verdict.outcome) } else { verdict }
+    }
+
+    fn without_lines(&self, packet: &mut impl Packet) -> Verdict {
         let verdict = complete::process::<F, _>(packet, &self.tables, NETWORK);
         match verdict.outcome {
             Outcome::Fragment => fragment::later::<F, _>(packet, &self.tables, NETWORK),

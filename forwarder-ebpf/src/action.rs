@@ -1,7 +1,7 @@
 //! From a verdict to what the kernel is told, on each hook. Every packet is counted here, once.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
     helpers::{bpf_redirect, bpf_redirect_neigh},
 };
 use forwarder_common::{
@@ -44,17 +44,27 @@ pub(crate) fn xdp_pass(outcome: Outcome) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Carries a TC verdict out. `network` is where the packet's network header stands: 0 where there is no link header.
+/// Carries a TC verdict out. `network` is where the packet's network header stands: 0 where there is no link header;
+/// `router` who the packet is given to, where the kernel would not know.
 #[inline(always)]
-pub(crate) fn tc(packet: &mut TcPacket, verdict: &Verdict, network: usize, ethertype: u16) -> i32 {
+pub(crate) fn tc(
+    packet: &mut TcPacket,
+    verdict: &Verdict,
+    router: Option<bpf_redir_neigh>,
+    network: usize,
+    ethertype: u16,
+) -> i32 {
     record(Hook::Tc, verdict);
+    if verdict.hop.line != 0 {
+        packet.mark_steered();
+    }
     let sent = match verdict.outcome.kind() {
         // Not a final answer: other programs and filters on the interface have their turn.
         Kind::Pass => Some(TC_ACT_UNSPEC),
         Kind::Drop | Kind::Hold => Some(TC_ACT_SHOT),
         Kind::Forward if verdict.outcome == Outcome::Forwarded => transmit(packet, &verdict.hop, network, ethertype),
         Kind::Answer if verdict.hop.is_known() => transmit(packet, &verdict.hop, network, ethertype),
-        Kind::Forward | Kind::Answer => by_neighbour(packet, &verdict.hop, network, ethertype),
+        Kind::Forward | Kind::Answer => by_neighbour(packet, &verdict.hop, router, network, ethertype),
     };
     let Some(action) = sent else {
         count::outcome(Hook::Tc, Outcome::DropError);
@@ -72,6 +82,31 @@ pub(crate) fn tc_pass(outcome: Outcome) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Carries out what becomes of a packet that the machine itself sends.
+#[inline(always)]
+pub(crate) fn leave(
+    packet: &mut TcPacket,
+    verdict: &Verdict,
+    router: Option<bpf_redir_neigh>,
+    network: usize,
+    ethertype: u16,
+) -> i32 {
+    let sent = match verdict.outcome.kind() {
+        Kind::Forward => {
+            packet.mark_steered();
+            if verdict.hop.flags & next_hop_flags::NO_LINK_HEADER != 0 {
+                transmit(packet, &verdict.hop, network, ethertype)
+            } else {
+                by_neighbour(packet, &verdict.hop, router, network, ethertype)
+            }
+        }
+        Kind::Drop => Some(TC_ACT_SHOT),
+        _ => return TC_ACT_UNSPEC,
+    };
+    count::outcome(Hook::Egress, if sent.is_some() { verdict.outcome } else { Outcome::DropError });
+    sent.unwrap_or(TC_ACT_SHOT)
+}
+
 #[inline(always)]
 fn transmit(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) -> Option<i32> {
     if hop.flags & next_hop_flags::NO_LINK_HEADER == 0 {
@@ -85,13 +120,23 @@ fn transmit(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) ->
 }
 
 #[inline(always)]
-fn by_neighbour(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) -> Option<i32> {
+fn by_neighbour(
+    packet: &mut TcPacket,
+    hop: &Hop,
+    router: Option<bpf_redir_neigh>,
+    network: usize,
+    ethertype: u16,
+) -> Option<i32> {
     if network == 0 {
         // The kernel drops what has no link header at all here, even though it writes its own.
         packet.push_link_header(ethertype)?;
     }
-    // SAFETY: no parameters: the kernel looks the neighbour up itself, and queues the packet while it resolves.
-    Some(unsafe { bpf_redirect_neigh(hop.interface, core::ptr::null_mut(), 0, 0) as i32 })
+    let Some(mut router) = router else {
+        // SAFETY: no parameters: the kernel looks the neighbour up itself, and queues the packet while it resolves.
+        return Some(unsafe { bpf_redirect_neigh(hop.interface, core::ptr::null_mut(), 0, 0) as i32 });
+    };
+    // SAFETY: an initialised record of the size that is said; the helper copies it.
+    Some(unsafe { bpf_redirect_neigh(hop.interface, &raw mut router, size_of_val(&router) as i32, 0) as i32 })
 }
 
 /// For tests: what was decided, for `BPF_PROG_TEST_RUN` does not tell where a packet would have gone.

@@ -15,6 +15,8 @@ use crate::maps::{INTERFACE_COUNTERS, INTERFACE_SLOT, RULE_COUNTERS};
 pub(crate) enum Hook {
     Xdp,
     Tc,
+    /// TC, on the way out.
+    Egress,
 }
 
 /// Counts how a packet left a hook; called once for every packet.
@@ -23,7 +25,11 @@ pub(crate) fn outcome(hook: Hook, outcome: Outcome) {
     let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(INTERFACE_SLOT.load()) else { return };
     // SAFETY: this CPU's own copy, and programs of one hook do not interrupt each other on a CPU.
     let counters = unsafe { &mut *counters };
-    let of_hook = if hook == Hook::Xdp { &mut counters.xdp } else { &mut counters.tc };
+    let of_hook = match hook {
+        Hook::Xdp => &mut counters.xdp,
+        Hook::Tc => &mut counters.tc,
+        Hook::Egress => &mut counters.egress,
+    };
     // The compiler knows that every outcome has a counter and would drop the comparison that the verifier, which does
     // not know, has to see.
     if let Some(counter) = of_hook.get_mut(black_box(outcome as usize)) {

@@ -36,6 +36,7 @@ use forwarder_common::{
     fast,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
+    steer,
     verdict::Outcome,
     wire::ethernet,
 };
@@ -117,6 +118,9 @@ fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
     } else if whole == Outcome::IcmpOther as u32 {
         outcome = S::icmp(context);
     }
+    if settings.flags & setting_flags::STEER != 0 && Outcome::from_number(outcome).is_some_and(steer::may_forward) {
+        outcome = S::steer(context, outcome);
+    }
     if S::CUTS && outcome == Outcome::DropTooBig as u32 && whole != Outcome::IcmpOther as u32 {
         outcome = S::cut(context);
     }
@@ -129,6 +133,32 @@ fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
         S::hand_in(context);
     }
     S::carry_out(context, outcome)
+}
+
+/// What the machine itself sends, on its way out of an Ethernet device: to the line that its source belongs to.
+#[classifier]
+fn forwarder_egress(context: TcContext) -> i32 {
+    leave::<EthernetIpv4, EthernetIpv6>(&context)
+}
+
+/// The same, on the way out of a device without link header.
+#[classifier]
+fn forwarder_egress_l3(context: TcContext) -> i32 {
+    leave::<BareIpv4, BareIpv6>(&context)
+}
+
+#[inline(always)]
+fn leave<V4: Steps, V6: Steps>(context: &TcContext) -> i32 {
+    let mut packet = TcPacket::new(context);
+    let steers = SETTINGS.get(0).is_some_and(|settings| settings.flags & setting_flags::STEER != 0);
+    if packet.take_mark() || !steers {
+        return TC_ACT_UNSPEC;
+    }
+    match packet.untagged_protocol() {
+        Ok(ethernet::IPV4) => V4::egress(context.skb.skb),
+        Ok(ethernet::IPV6) => V6::egress(context.skb.skb),
+        _ => TC_ACT_UNSPEC,
+    }
 }
 
 /// Passes everything: for interfaces that only need some program to be able to transmit.

@@ -5,21 +5,26 @@
 //! (`next_hop_flags::CONFIRM`): that probes, and a backend that comes back with another MAC is found as soon as by
 //! kernel forwarding.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_PROHIBIT,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibLookup, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
     },
-    helpers::bpf_fib_lookup,
+    helpers::{bpf_check_mtu, bpf_fib_lookup},
 };
 use forwarder_common::{
     abi::{NextHop, NextHopState, elapsed, next_hop_flags, setting_flags},
     address::{Address, V4, V6},
-    tables::{Hop, Way},
+    steer,
+    tables::{Ends, Hop, Tables as _, Way},
 };
 
 use crate::{
     maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS, interface_flags},
+    sockets::Sockets,
     tables::{At, KernelTables},
 };
 
@@ -30,6 +35,8 @@ const LOOPBACK: u32 = 1;
 /// How a family's addresses are put into a FIB lookup.
 pub(crate) trait Routed: Maps {
     fn set_ends(lookup: &mut FibLookup, src: Self::Address, dst: Self::Address);
+    /// A neighbour as `bpf_redirect_neigh` takes it.
+    fn neighbour(address: Self::Address) -> bpf_redir_neigh;
 }
 
 impl Routed for MapsV4 {
@@ -37,6 +44,12 @@ impl Routed for MapsV4 {
     fn set_ends(lookup: &mut FibLookup, src: V4, dst: V4) {
         lookup.__bindgen_anon_3.ipv4_src = src;
         lookup.__bindgen_anon_4.ipv4_dst = dst;
+    }
+    #[inline(always)]
+    fn neighbour(address: V4) -> bpf_redir_neigh {
+        let mut neighbour = no_neighbour(Self::ADDRESS_FAMILY);
+        neighbour.__bindgen_anon_1.ipv4_nh = address;
+        neighbour
     }
 }
 
@@ -46,19 +59,42 @@ impl Routed for MapsV6 {
         lookup.__bindgen_anon_3.ipv6_src = src;
         lookup.__bindgen_anon_4.ipv6_dst = dst;
     }
+    #[inline(always)]
+    fn neighbour(address: V6) -> bpf_redir_neigh {
+        let mut neighbour = no_neighbour(Self::ADDRESS_FAMILY);
+        neighbour.__bindgen_anon_1.ipv6_nh = address;
+        neighbour
+    }
 }
 
-/// The slot that is about packets from `src` to `dst`, as fresh as it has to be; and whether it was so before.
+/// All of it initialised, whichever member of the union is used.
 #[inline(always)]
-fn slot<M: Routed>(
+const fn no_neighbour(family: u8) -> bpf_redir_neigh {
+    bpf_redir_neigh { nh_family: family as u32, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] } }
+}
+
+/// The router at the other end of the line that a next hop is by; none where the kernel knows best.
+#[inline(always)]
+pub(crate) fn router<M: Routed + Sockets>(tables: &KernelTables<M>, hop: &Hop) -> Option<bpf_redir_neigh> {
+    if hop.line == 0 {
+        return None;
+    }
+    let router = tables.rule(hop.line)?.to;
+    (router != M::Address::default()).then(|| M::neighbour(router))
+}
+
+/// The slot that is about such packets, as fresh as it has to be; and whether it was so before.
+#[inline(always)]
+fn slot<M: Routed + Sockets>(
     tables: &KernelTables<M>,
-    src: M::Address,
-    dst: M::Address,
+    ends: &Ends<M::Address>,
 ) -> Option<(&'static mut NextHop<M::Address>, bool)> {
     let settings = tables.settings;
-    let by_source = settings.flags & setting_flags::ROUTE_BY_SOURCE != 0;
+    let Ends { src, dst, kind } = *ends;
+    let by_source = settings.flags & (setting_flags::ROUTE_BY_SOURCE | setting_flags::STEER) != 0;
     let src = if by_source { src } else { M::Address::default() };
-    let index = if by_source { dst.mix() ^ src.mix() } else { dst.mix() } & (NEXT_HOP_SLOTS - 1);
+    let mix = if by_source { dst.mix() ^ src.mix() ^ kind.mix() } else { dst.mix() };
+    let index = mix & (NEXT_HOP_SLOTS - 1);
     let slot = M::next_hops().get_ptr_mut(index)?;
     // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it
     // run to completion one after the other.
@@ -68,31 +104,31 @@ fn slot<M: Routed>(
     let fresh = kept
         && slot.dst == dst
         && slot.src == src
+        && slot.kind == kind
         && slot.epoch == settings.epoch
         && elapsed(tables.now, slot.asked) <= settings.next_hop_lifetime;
     if !fresh {
         slot.dst = dst;
         slot.src = src;
+        slot.kind = kind;
         ask(tables, slot);
     }
     Some((slot, fresh))
 }
 
-/// The way for packets from `src` to `dst`, without taking it: the next packet still confirms the neighbour.
+/// The way for such packets, without taking it: the next packet still confirms the neighbour.
 #[inline(always)]
-pub(crate) fn way<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> Way {
-    match slot(tables, src, dst) {
+pub(crate) fn way<M: Routed + Sockets>(tables: &KernelTables<M>, ends: &Ends<M::Address>) -> Way {
+    match slot(tables, ends) {
         Some((slot, _)) => Way { state: NextHopState::from_number(slot.state), interface: slot.interface },
         None => Way { state: NextHopState::Unknown, interface: 0 },
     }
 }
 
-/// The next hop for packets from `src` to `dst`: the kept one while it is fresh, else what the kernel says now.
+/// The next hop for such packets: the kept one while it is fresh, else what is found out now.
 #[inline(always)]
-pub(crate) fn next_hop<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> Hop {
-    let Some((slot, fresh)) = slot(tables, src, dst) else {
-        return Hop { state: NextHopState::Unknown, flags: 0, interface: 0, mtu: 0, link_addresses: [0; 12] };
-    };
+pub(crate) fn next_hop<M: Routed + Sockets>(tables: &KernelTables<M>, ends: &Ends<M::Address>) -> Hop {
+    let Some((slot, fresh)) = slot(tables, ends) else { return Hop::NONE };
     let mut flags = slot.flags;
     if tables.at == At::Tc {
         // This packet goes by the neighbour code, and no other until the kernel is asked again.
@@ -102,21 +138,50 @@ pub(crate) fn next_hop<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst
         flags &= !next_hop_flags::CONFIRM;
     }
     let state = NextHopState::from_number(slot.state);
-    Hop { state, flags, interface: slot.interface, mtu: slot.mtu, link_addresses: slot.link_addresses }
+    let NextHop { interface, line, mtu, link_addresses, .. } = *slot;
+    Hop { state, flags, interface, line, mtu, link_addresses }
 }
 
-/// Asks the kernel about the slot's addresses.
+/// Finds out about the slot's packets: the line that they are steered to, else what the kernel says.
 ///
 /// Not inlined: a stack frame of its own, which packets with a fresh next hop do not pay for.
 #[inline(never)]
-fn ask<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
+fn ask<M: Routed + Sockets>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
+    find_line(tables, slot);
+    let rule = if slot.line == 0 { None } else { tables.rule(slot.line) };
+    let Some(rule) = rule else {
+        ask_kernel(tables, slot, None);
+        return;
+    };
+    // Where the router's own way is the line, as it should be, its link address is known and XDP can use it.
+    ask_kernel(tables, slot, (rule.to != M::Address::default()).then_some(&rule.to));
+    let found = slot.state == NextHopState::Resolved as u16 && slot.interface == rule.allow;
+    slot.interface = rule.allow;
+    slot.flags = interface_flags(rule.allow) | (slot.flags & next_hop_flags::CONFIRM);
+    slot.mtu = device_mtu(tables.context, rule.allow);
+    let bare = slot.flags & next_hop_flags::NO_LINK_HEADER != 0;
+    slot.state = if found || bare { NextHopState::Resolved } else { NextHopState::Unresolved } as u16;
+}
+
+/// Notes the line of the slot's packets. Not inlined: as [`ask`].
+#[inline(never)]
+fn find_line<M: Routed + Sockets>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
+    slot.line = 0;
+    if tables.settings.flags & setting_flags::STEER != 0 {
+        slot.line = steer::line(tables, &slot.src, &slot.dst, slot.kind);
+    }
+}
+
+/// Asks the kernel for the way of the slot's packets, or of such packets to a router. Not inlined: as [`ask`].
+#[inline(never)]
+fn ask_kernel<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>, router: Option<&M::Address>) {
     // SAFETY: plain integers, for which zero is a value.
     let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
     lookup.family = M::ADDRESS_FAMILY;
     lookup.ifindex = LOOPBACK;
     // The least length there is: makes the kernel report the route's MTU.
     lookup.__bindgen_anon_1.tot_len = 1;
-    M::set_ends(&mut lookup, slot.src, slot.dst);
+    M::set_ends(&mut lookup, slot.src, *router.unwrap_or(&slot.dst));
     // SAFETY: the program's own argument, and a record of the size that is said.
     let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
     slot.asked = tables.now;
@@ -134,7 +199,7 @@ fn ask<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>) {
             NextHopState::Resolved
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
-            slot.mtu = ask_mtu(tables, &mut lookup, slot.src, slot.dst);
+            slot.mtu = ask_mtu(tables, &mut lookup, slot.src, *router.unwrap_or(&slot.dst));
             // A device without link header never has neighbours: for it this is the final answer.
             if slot.flags & next_hop_flags::NO_LINK_HEADER != 0 {
                 NextHopState::Resolved
@@ -162,6 +227,16 @@ fn interface_flags(interface: u32) -> u16 {
         flags |= next_hop_flags::NO_LINK_HEADER;
     }
     flags
+}
+
+/// A device's MTU in bytes of IP packet; unlimited if the kernel does not tell.
+#[inline(always)]
+fn device_mtu(context: *mut c_void, interface: u32) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the program's own argument and a word of ours. It returns whether this packet fits, which the caller
+    // works out for the translated packet itself.
+    unsafe { bpf_check_mtu(context, interface, &raw mut mtu, 0, 0) };
+    if mtu == 0 { u32::MAX } else { mtu }
 }
 
 /// The MTU of the way for packets from `src` to `dst`, in bytes of IP packet; unlimited if the kernel does not tell.

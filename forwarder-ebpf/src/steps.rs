@@ -12,6 +12,7 @@ use forwarder_common::{
     icmp_error::{self, Embeds},
     outgoing,
     parse::{Family, Ipv4, Ipv6},
+    steer,
     tables::{Hop, Tables},
     verdict::{Outcome, Verdict},
     wire::ethernet,
@@ -22,7 +23,7 @@ use crate::{
     action, cut, held,
     log::{self, Logged},
     maps::{Maps, MapsV4, MapsV6, SETTINGS, WAY_OUT},
-    routing::Routed,
+    routing::{self, Routed},
     sockets::Sockets,
     tables::{At, KernelTables},
 };
@@ -47,6 +48,10 @@ pub(crate) trait Steps {
     const CUTS: bool;
     /// A packet that is too big for the way that the step before left behind: cuts it, if it may be cut.
     fn cut(context: *mut __sk_buff) -> u32;
+    /// A packet that nothing translates: it may leave by a line of its own. Takes what becomes of it otherwise.
+    fn steer(context: *mut __sk_buff, passed: u32) -> u32;
+    /// A packet that the machine itself sends: gives what the kernel is told (`TC_ACT_*`).
+    fn egress(context: *mut __sk_buff) -> i32;
     /// Hands a first fragment for which others wait, or one that came at the same time as its first, in again.
     fn hand_in(context: *mut __sk_buff) -> u32;
     /// Logs and counts the outcome, and gives what the kernel is told (`TC_ACT_*`).
@@ -137,19 +142,39 @@ fn cut<P: Path>(context: *mut __sk_buff) -> u32 {
 }
 
 #[inline(always)]
+fn steer<P: Path>(context: *mut __sk_buff, passed: u32) -> u32 {
+    let mut packet = TcPacket::of(context);
+    let passed = Outcome::from_number(passed).unwrap_or(Outcome::DropError);
+    with_tables::<P>(context, |tables| steer::forward::<P::Family, _>(&mut packet, tables, P::NETWORK, passed))
+}
+
+#[inline(always)]
+fn egress<P: Path>(context: *mut __sk_buff) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
+    let mut packet = TcPacket::of(context);
+    let tables = tables::<P>(context, settings);
+    let interface = tables.ingress();
+    let verdict = steer::leave::<P::Family, _>(&mut packet, &tables, P::NETWORK, interface);
+    let router = routing::router(&tables, &verdict.hop);
+    action::leave(&mut packet, &verdict, router, P::NETWORK, P::Family::ETHERTYPE)
+}
+
+#[inline(always)]
 fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
     let verdict = verdict(outcome);
     let mut packet = TcPacket::of(context);
     let tables = tables::<P>(context, settings);
     log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
-    action::tc(&mut packet, &verdict, P::NETWORK, P::Family::ETHERTYPE)
+    let router = routing::router(&tables, &verdict.hop);
+    action::tc(&mut packet, &verdict, router, P::NETWORK, P::Family::ETHERTYPE)
 }
 
 /// A path and its steps; each name is a symbol of the object.
 macro_rules! steps {
     ($path:ident: $family:ty, $maps:ty, $network:expr;
-     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $cut:ident $hand_in:ident $carry_out:ident) => {
+     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $cut:ident $steer:ident $egress:ident
+     $hand_in:ident $carry_out:ident) => {
         pub(crate) struct $path;
 
         impl Path for $path {
@@ -187,6 +212,14 @@ macro_rules! steps {
             #[inline(always)]
             fn cut(context: *mut __sk_buff) -> u32 {
                 $cut(context)
+            }
+            #[inline(always)]
+            fn steer(context: *mut __sk_buff, passed: u32) -> u32 {
+                $steer(context, passed)
+            }
+            #[inline(always)]
+            fn egress(context: *mut __sk_buff) -> i32 {
+                $egress(context)
             }
             #[inline(always)]
             fn hand_in(context: *mut __sk_buff) -> u32 {
@@ -230,6 +263,16 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
+        extern "C" fn $steer(context: *mut __sk_buff, passed: u32) -> u32 {
+            steer::<$path>(context, passed)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $egress(context: *mut __sk_buff) -> i32 {
+            egress::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
         extern "C" fn $hand_in(context: *mut __sk_buff) -> u32 {
             held::hand_in::<$family, $maps, { $network }>(context);
             0
@@ -243,10 +286,12 @@ macro_rules! steps {
 }
 
 steps!(EthernetIpv4: Ipv4, MapsV4, ethernet::LEN;
-    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 hand_in_v4 carry_out_v4);
+    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 steer_v4 egress_v4 hand_in_v4 carry_out_v4);
 steps!(EthernetIpv6: Ipv6, MapsV6, ethernet::LEN;
-    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 hand_in_v6 carry_out_v6);
+    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 steer_v6 egress_v6 hand_in_v6 carry_out_v6);
 steps!(BareIpv4: Ipv4, MapsV4, 0;
-    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 cut_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
+    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 cut_bare_v4 steer_bare_v4
+    egress_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
 steps!(BareIpv6: Ipv6, MapsV6, 0;
-    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 cut_bare_v6 hand_in_bare_v6 carry_out_bare_v6);
+    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 cut_bare_v6 steer_bare_v6
+    egress_bare_v6 hand_in_bare_v6 carry_out_bare_v6);

@@ -20,7 +20,7 @@ use forwarder_common::{
     flow_state::FlowState,
     packet::Packet,
     parse::Parsed,
-    tables::{Draft, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
+    tables::{Draft, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
     window::Reached,
 };
 
@@ -313,13 +313,13 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     }
 
     #[inline(always)]
-    fn next_hop(&self, src: M::Address, dst: M::Address) -> Hop {
-        routing::next_hop::<M>(self, src, dst)
+    fn next_hop(&self, ends: &Ends<M::Address>) -> Hop {
+        routing::next_hop::<M>(self, ends)
     }
 
     #[inline(always)]
-    fn way(&self, src: M::Address, dst: M::Address) -> Way {
-        routing::way::<M>(self, src, dst)
+    fn way(&self, ends: &Ends<M::Address>) -> Way {
+        routing::way::<M>(self, ends)
     }
 
     #[inline(always)]

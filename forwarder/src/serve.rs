@@ -1,13 +1,15 @@
 //! Serving an interface: its programs, loaded with its globals, pinned, attached. What `load` does for every interface, and
 //! the daemon for one that appears later or comes back as another.
 
+pub mod egress;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     bpf::{
-        attach::{self, Programs, TcAttachment, XdpKind},
+        attach::{self, Programs, Side, TcAttachment, XdpKind},
         features,
         load::{self, Globals, Sizes},
         mode::{self, Choice, Facts},
@@ -42,6 +44,9 @@ pub fn prepare(pins: &Path, sizes: &Sizes, state: &State, slot: u32, link: &Link
     let mut bpf = load::open(pins, sizes, globals)?;
     let tc = if link.interface.has_link_header { load::TC } else { load::TC_L3 };
     attach::pin_program(load::classifier(&mut bpf, tc)?, pins, "tc", slot)?;
+    if !state.config.steers.is_empty() {
+        egress::pin(pins, &mut bpf, link.interface.has_link_header, slot)?;
+    }
     if choose(state.config.mode, link).mode != Mode::Tc {
         attach::pin_program(load::xdp(&mut bpf)?, pins, "xdp", slot)?;
     }
@@ -58,8 +63,8 @@ pub fn attach_tc(
     undo: &mut Undo<'_>,
 ) -> Result<AttachedInterface> {
     let name = &link.interface.name;
-    let tc = attach::tc(&mut programs.tc, name, tcx, slot, pins)?;
-    let attached = AttachedInterface {
+    let tc = attach::tc(&mut programs.tc, name, Side::Ingress, tcx, slot, pins)?;
+    let mut attached = AttachedInterface {
         name: name.clone(),
         index: link.interface.index,
         mac: link.interface.mac,
@@ -67,6 +72,7 @@ pub fn attach_tc(
         mode: Mode::Tc,
         why: String::new(),
         tc,
+        egress: None,
         vlan_stripping_off: false,
         xdp_out: false,
     };
@@ -75,6 +81,11 @@ pub fn attach_tc(
         undo.push(format!("removing the TC filter of {name}"), move || {
             crate::commands::unload::remove_filter(&attached)
         });
+    }
+    if let Some(program) = &mut programs.egress {
+        egress::attach(pins, program, &mut attached)?;
+        let attached = attached.clone();
+        undo.push(format!("removing the TC filter of {name}"), move || egress::remove_filter(&attached));
     }
     Ok(attached)
 }
@@ -165,7 +176,9 @@ pub fn attach_anew(
     let same = |before: &&AttachedInterface| before.mac == link.interface.mac;
     let kept = before.filter(same).and_then(|_| Programs::open(pins, slot).ok());
     let wants_xdp = choose(state.config.mode, link).mode != Mode::Tc;
+    let wants_egress = !state.config.steers.is_empty();
     let kept = kept.filter(|programs| programs.xdp.is_some() || !wants_xdp);
+    let kept = kept.filter(|programs| programs.egress.is_some() == wants_egress);
     let held = attach::release_links(pins, slot)?;
     let mut programs = if let Some(programs) = kept {
         programs

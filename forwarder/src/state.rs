@@ -48,6 +48,9 @@ pub struct State {
     /// What `list` says about each masquerade.
     #[serde(default)]
     pub masquerades: Vec<MasqueradeState>,
+    /// What `list` says about each steer.
+    #[serde(default)]
+    pub steers: Vec<SteerState>,
     /// Where its programs hang.
     pub interfaces: Vec<AttachedInterface>,
     /// Which counter each rule has.
@@ -133,6 +136,36 @@ pub struct WayOutState {
     pub address: String,
 }
 
+/// A steer as `list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteerState {
+    /// Its name.
+    pub name: String,
+    /// The sources.
+    pub from: Vec<String>,
+    /// The protocols; empty for all.
+    pub protocol: Vec<String>,
+    /// The source ports; none for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// The line.
+    pub interface: String,
+    /// The routers at its other end.
+    pub gateway: Vec<String>,
+}
+
+impl SteerState {
+    /// The packets that it is for, in words.
+    pub fn kinds(&self) -> String {
+        let protocols = if self.protocol.is_empty() { "all".to_owned() } else { self.protocol.join(", ") };
+        match &self.port {
+            Some(port) if self.protocol.is_empty() => format!("tcp, udp from port {port}"),
+            Some(port) => format!("{protocols} from port {port}"),
+            None => protocols,
+        }
+    }
+}
+
 /// An interface that programs hang on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachedInterface {
@@ -150,6 +183,9 @@ pub struct AttachedInterface {
     pub why: String,
     /// How the TC program hangs on it.
     pub tc: TcAttachment,
+    /// How the program for what leaves hangs on it; none where nothing is steered.
+    #[serde(default)]
+    pub egress: Option<TcAttachment>,
     /// Whether `load` switched the removal of VLAN tags off.
     pub vlan_stripping_off: bool,
     /// Whether XDP on other interfaces may send out of it.
@@ -207,6 +243,7 @@ impl State {
             config,
             rules: Vec::new(),
             masquerades: Vec::new(),
+            steers: Vec::new(),
             interfaces: Vec::new(),
             counters: BTreeMap::new(),
             sysctls: Vec::new(),

@@ -100,6 +100,11 @@ impl Forwarder {
         Self { host: net.forwarder.clone(), pins, config, binary: binary(), interfaces }
     }
 
+    /// The same, for other interfaces than the network's usual ones.
+    pub(crate) fn serving(self, interfaces: &[&'static str]) -> Self {
+        Self { interfaces: interfaces.to_vec(), ..self }
+    }
+
     /// Writes the configuration file.
     pub(crate) fn configure(&self, text: &str) {
         fs::write(&self.config, text).unwrap();

@@ -54,6 +54,7 @@ mod path_mtu;
 mod prefixes;
 mod setting;
 mod snapshot;
+mod steer;
 mod stun;
 #[allow(dead_code, reason = "the builder serves other tests too")]
 #[path = "../../forwarder-common/src/test_packet.rs"]

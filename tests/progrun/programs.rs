@@ -41,6 +41,8 @@ fn every_program_loads() {
             seen,
             [
                 "forwarder_devmap_xmit",
+                "forwarder_egress",
+                "forwarder_egress_l3",
                 "forwarder_pass",
                 "forwarder_redirect_err",
                 "forwarder_sweep",

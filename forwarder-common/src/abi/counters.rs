@@ -43,10 +43,12 @@ pub struct InterfaceCounters {
     pub xdp: [u64; Outcome::COUNT],
     /// Indexed by [`Outcome`], at TC.
     pub tc: [u64; Outcome::COUNT],
+    /// Indexed by [`Outcome`], at TC on the way out: only what was steered or dropped there.
+    pub egress: [u64; Outcome::COUNT],
 }
 
 impl Default for InterfaceCounters {
     fn default() -> Self {
-        Self { xdp: [0; Outcome::COUNT], tc: [0; Outcome::COUNT] }
+        Self { xdp: [0; Outcome::COUNT], tc: [0; Outcome::COUNT], egress: [0; Outcome::COUNT] }
     }
 }

@@ -16,6 +16,10 @@ pub enum Side {
     Fragment = 2,
     /// A host that goes out with an address of ours: matched against a packet's source ([`RangeKey::inside`]).
     Inside = 3,
+    /// A source that belongs to a line ([`RangeKey::steered`]).
+    Steered = 4,
+    /// A destination that is directly connected, or the machine itself: never steered ([`RangeKey::on_link`]).
+    OnLink = 5,
 }
 
 /// An address, protocol and port that a rule names exactly.
@@ -44,7 +48,8 @@ layout!(Endpoint<V6>, 20, [V6, u16, u8, u8]);
 pub struct RangeKey<A> {
     /// Significant bits of what follows; native order (the kernel's `bpf_lpm_trie_key`).
     pub prefix_len: u32,
-    /// [`Side`] as a number, native order; for [`Side::Inside`] with the way out above it.
+    /// [`Side`] as a number, native order; for [`Side::Inside`] with the way out above it, for [`Side::Steered`] with the
+    /// kind of packet.
     pub side: u32,
     /// Network order.
     pub address: A,
@@ -73,6 +78,22 @@ impl<A> RangeKey<A> {
     pub const fn inside(interface: u32, address: A) -> Self {
         let prefix_len = Self::SIDE_BITS + 8 * size_of::<A>() as u32;
         Self { prefix_len, side: Side::Inside as u32 | interface << 8, address, protocol: 0, port: 0 }
+    }
+
+    /// The key that looks the line of a source up; `kind` is [`crate::steer::kind`], or 0 for the line of every packet.
+    ///
+    /// Prefixes of sources have prefix lengths up to `32 + w`.
+    #[inline(always)]
+    pub const fn steered(kind: u32, address: A) -> Self {
+        let prefix_len = Self::SIDE_BITS + 8 * size_of::<A>() as u32;
+        Self { prefix_len, side: Side::Steered as u32 | kind, address, protocol: 0, port: 0 }
+    }
+
+    /// The key that tells whether a destination is directly connected.
+    #[inline(always)]
+    pub const fn on_link(address: A) -> Self {
+        let prefix_len = Self::SIDE_BITS + 8 * size_of::<A>() as u32;
+        Self { prefix_len, side: Side::OnLink as u32, address, protocol: 0, port: 0 }
     }
 
     /// The key that looks a packet's endpoint up: all bits significant.

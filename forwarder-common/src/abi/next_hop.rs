@@ -9,8 +9,13 @@ use crate::address::{V4, V6};
 pub struct NextHop<A> {
     /// The destination this is about; network order.
     pub dst: A,
-    /// The source this is about where routing depends on it ([`super::setting_flags::ROUTE_BY_SOURCE`]), else zero.
+    /// The source this is about where the way depends on it ([`super::setting_flags::ROUTE_BY_SOURCE`],
+    /// [`super::setting_flags::STEER`]), else zero.
     pub src: A,
+    /// The kind of packet this is about, where steering looks at it ([`crate::steer::kind`]), else 0.
+    pub kind: u32,
+    /// The slot of the rule whose line it is; 0 where routing decided.
+    pub line: u32,
     /// When the kernel was asked.
     pub asked: Ticks,
     /// [`super::Settings::epoch`] when the kernel was asked: another epoch makes the answer stale at once.
@@ -26,8 +31,8 @@ pub struct NextHop<A> {
     /// [`next_hop_flags`].
     pub flags: u16,
 }
-layout!(NextHop<V4>, 40, [V4, V4, u32, u32, u32, u32, [u8; 12], u16, u16]);
-layout!(NextHop<V6>, 64, [V6, V6, u32, u32, u32, u32, [u8; 12], u16, u16]);
+layout!(NextHop<V4>, 48, [V4, V4, u32, u32, u32, u32, u32, u32, [u8; 12], u16, u16]);
+layout!(NextHop<V6>, 72, [V6, V6, u32, u32, u32, u32, u32, u32, [u8; 12], u16, u16]);
 
 /// What kind of answer a [`NextHop`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,13 +11,14 @@ use crate::address::{V4, V6};
 pub struct Rule<A> {
     /// The address clients send to; network order.
     pub listen: A,
-    /// The backend's address; network order.
+    /// The backend's address; network order. With `Side::Steered`: the router at the other end of the line, zero where the
+    /// line has but one other end.
     pub to: A,
     /// With [`rule_flags::REWRITE_SOURCE`] or [`rule_flags::HAIRPIN`]: the address of ours that the backend sees;
     /// network order. Else zero.
     pub source: A,
     /// With [`rule_flags::HAIRPIN`]: ones where the addresses of the backend's network are the same as `to`. With
-    /// [`rule_flags::PREFIX`]: ones in the prefixes' bits. Else zero.
+    /// [`rule_flags::PREFIX`], and with `Side::Steered`: ones in the prefixes' bits. Else zero.
     pub mask: A,
     /// Checksum delta of `listen` → `to` ([`crate::checksum::Delta`]).
     pub to_delta: u16,
@@ -29,7 +30,7 @@ pub struct Rule<A> {
     pub mss: u16,
     /// Index into the rule counters, the same for all slots of one named rule.
     pub counter: u32,
-    /// With [`rule_flags::ALLOW`]: the list of allowed clients. Else 0.
+    /// With [`rule_flags::ALLOW`]: the list of allowed clients. With `Side::Steered`: the interface of the line. Else 0.
     pub allow: u32,
 }
 layout!(Rule<V4>, 32, [V4, V4, V4, V4, u16, u16, u16, u16, u32, u32]);
@@ -50,6 +51,8 @@ pub mod rule_flags {
     pub const HAIRPIN: u16 = 1 << 4;
     /// One to one: `listen` and `to` are prefixes of the length that `mask` says ([`crate::prefix`]).
     pub const PREFIX: u16 = 1 << 5;
+    /// With `Side::Steered`: a line, not something that packets are for.
+    pub const LINE: u16 = 1 << 7;
     /// With `Side::Inside`: everybody may use a mapping (RFC 4787 section 5).
     pub const ENDPOINT_FILTERING: u16 = 1 << 8;
     /// With `Side::Inside`: the addresses may use a mapping which its host has sent to.

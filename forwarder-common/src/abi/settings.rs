@@ -70,4 +70,8 @@ pub mod setting_flags {
     pub const HAIRPIN: u32 = 1 << 5;
     /// Hosts behind us go out with an address of ours, or mappings of a rule now gone may live.
     pub const MASQUERADE: u32 = 1 << 8;
+    /// Some sources leave by a line of their own.
+    pub const STEER: u32 = 1 << 9;
+    /// Some of them only with some protocol or source port.
+    pub const STEER_BY_KIND: u32 = 1 << 10;
 }

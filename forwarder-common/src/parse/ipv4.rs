@@ -4,13 +4,14 @@ use super::{
     Family, Ipv4, Parsed,
     fragment::{self, Fragment},
     options,
-    transport::{TransportHeader, no_icmp_but_echo, transport},
+    transport::{TransportHeader, no_icmp_but_echo, source_port, transport},
 };
 use crate::{
     abi::{DatagramKey, FlowKey, Rewrite},
     address::{Address, V4},
     checksum::{Delta, halves, is_intact},
     packet::Packet,
+    steer::Addressed,
     verdict::Outcome,
     wire::{ethernet, ipv4, protocol},
 };
@@ -150,6 +151,23 @@ impl Family for Ipv4 {
     fn datagram(first: &Parsed<V4>) -> DatagramKey<V4> {
         let Parsed { key: FlowKey { src, dst, protocol, .. }, identification, .. } = *first;
         DatagramKey { src, dst, identification, protocol }
+    }
+
+    #[inline(always)]
+    fn addressed(packet: &impl Packet, network: usize) -> Option<Addressed<V4>> {
+        let header = header4(packet, network).ok()?;
+        let transport_offset = network + header.header_length;
+        let first = header.fragment & ipv4::FRAGMENT_OFFSET == 0;
+        let src_port = if first { source_port(packet, transport_offset, header.protocol) } else { 0 };
+        Some(Addressed {
+            src: header.src,
+            dst: header.dst,
+            protocol: header.protocol,
+            src_port,
+            transport_offset,
+            hop_limit: header.ttl,
+            length: header.total_length.into(),
+        })
     }
 
     #[inline(always)]

@@ -3,12 +3,13 @@
 use super::{
     Family, Ipv6, LAST_OFFSET, Parsed,
     fragment::{self, Fragment},
-    transport::{TransportHeader, no_icmp_but_echo, transport},
+    transport::{TransportHeader, no_icmp_but_echo, source_port, transport},
 };
 use crate::{
     abi::{DatagramKey, FlowKey, Rewrite},
     address::{Address, V6, wire_bytes},
     packet::Packet,
+    steer::Addressed,
     verdict::Outcome,
     wire::{ethernet, ipv6, protocol},
 };
@@ -154,6 +155,21 @@ impl Family for Ipv6 {
     fn datagram(first: &Parsed<V6>) -> DatagramKey<V6> {
         let Parsed { key: FlowKey { src, dst, .. }, identification, .. } = *first;
         DatagramKey { src, dst, identification, protocol: 0 }
+    }
+
+    #[inline(always)]
+    fn addressed(packet: &impl Packet, network: usize) -> Option<Addressed<V6>> {
+        let header = fixed_header6(packet, network).ok()?;
+        let transport_offset = network + ipv6::LEN;
+        Some(Addressed {
+            src: header.src,
+            dst: header.dst,
+            protocol: header.next_header,
+            src_port: source_port(packet, transport_offset, header.next_header),
+            transport_offset,
+            hop_limit: header.hop_limit,
+            length: (ipv6::LEN + header.payload_length) as u32,
+        })
     }
 
     #[inline(always)]

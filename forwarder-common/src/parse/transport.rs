@@ -128,6 +128,15 @@ pub(super) fn transport(
     }
 }
 
+/// The source port of what stands at `offset`, network order; 0 where it has none.
+#[inline(always)]
+pub(super) fn source_port(packet: &impl Packet, offset: usize, protocol: u8) -> u16 {
+    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+        return 0;
+    }
+    packet.read(offset).map_or(0, u16::from_ne_bytes)
+}
+
 /// XDP has nothing to do with other ICMP than echo, nor has a fragment of it what its checksum covers.
 #[inline(always)]
 pub(super) const fn no_icmp_but_echo<A: Copy>(parsed: Parsed<A>) -> Result<Parsed<A>, Outcome> {

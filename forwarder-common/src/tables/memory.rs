@@ -18,7 +18,7 @@ use std::{
     vec::Vec,
 };
 
-use super::{Draft, Embedded, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way};
+use super::{Draft, Embedded, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way};
 use crate::{
     abi::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef,
@@ -30,6 +30,7 @@ use crate::{
     flow_state::FlowState,
     packet::Packet,
     parse::{Parsed, TcpFields, Transport, fragment::Fragment},
+    steer,
     window::Reached,
 };
 
@@ -130,6 +131,7 @@ pub const HOP: Hop = Hop {
     state: NextHopState::Resolved,
     flags: next_hop_flags::XDP_OUT,
     interface: 7,
+    line: 0,
     mtu: 1500,
     link_addresses: [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8],
 };
@@ -407,12 +409,17 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         self.sockets.contains(&(arriving.protocol, arriving.dst, arriving.dst_port))
     }
 
-    fn next_hop(&self, _src: A, dst: A) -> Hop {
-        self.hops.get(&dst).copied().unwrap_or(self.default_hop)
+    fn next_hop(&self, ends: &Ends<A>) -> Hop {
+        let routed = self.hops.get(&ends.dst).copied().unwrap_or(self.default_hop);
+        let line = steer::line(self, &ends.src, &ends.dst, ends.kind);
+        let Some(rule) = self.rules.get(&line) else { return routed };
+        let to = if rule.to == A::default() { ends.dst } else { rule.to };
+        let hop = self.hops.get(&to).copied().unwrap_or(HOP);
+        Hop { interface: rule.allow, line, ..hop }
     }
 
-    fn way(&self, src: A, dst: A) -> Way {
-        let Hop { state, interface, .. } = self.next_hop(src, dst);
+    fn way(&self, ends: &Ends<A>) -> Way {
+        let Hop { state, interface, .. } = self.next_hop(ends);
         Way { state, interface }
     }
 
@@ -421,7 +428,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
     }
 
     fn mtu(&self, src: A, dst: A) -> u32 {
-        let hop = self.next_hop(src, dst);
+        let hop = self.next_hop(&Ends { src, dst, kind: 0 });
         if hop.interface == 0 { u32::MAX } else { hop.mtu }
     }
 

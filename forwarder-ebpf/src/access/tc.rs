@@ -19,6 +19,9 @@ const HEADERS: u32 = 160;
 const EMBEDDED_HEADERS: u32 = 256;
 /// `PACKET_HOST` of `if_packet.h`: for this station.
 const PACKET_HOST: u32 = 0;
+/// A traffic class that nobody uses, in `tc_index`: of the marks that a packet has, the one that firewalls and routing do not
+/// look at.
+const STEERED: u32 = 0x5e1d;
 
 /// The packet of a TC context.
 pub(crate) struct TcPacket {
@@ -76,6 +79,25 @@ impl TcPacket {
             return Err(Outcome::NotForUs);
         }
         if tagged != 0 { Err(Outcome::NotIp) } else { Ok(protocol as u16) }
+    }
+
+    /// Notes that the packet is on its way by the line of its source: our program there lets it go.
+    #[inline(always)]
+    pub(crate) fn mark_steered(&mut self) {
+        // SAFETY: a field of the program's own argument that programs may write.
+        unsafe { (*self.context).tc_index = STEERED };
+    }
+
+    /// Whether the packet was marked; it is not any more, since what comes after this machine may look at it too.
+    #[inline(always)]
+    pub(crate) fn take_mark(&mut self) -> bool {
+        // SAFETY: as in `mark_steered`.
+        let marked = unsafe { (*self.context).tc_index == STEERED };
+        if marked {
+            // SAFETY: as above.
+            unsafe { (*self.context).tc_index = 0 };
+        }
+        marked
     }
 
     /// Puts an Ethernet header with this type in front of a packet that came without one; `None` when there is no room.

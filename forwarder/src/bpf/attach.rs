@@ -1,6 +1,6 @@
 //! Where programs hang on interfaces, and how they outlive the command that put them there.
 
-use std::{fs, os::fd::AsFd as _, path::Path};
+use std::{fmt, fs, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -115,17 +115,59 @@ fn refused(program: &Xdp, interface: &str, index: u32, kind: XdpKind, error: &Pr
     }
 }
 
-/// Attaches a TC program to the ingress of an interface, by a link pinned as `links/tc_SLOT` where there is tcx.
-pub fn tc(program: &mut SchedClassifier, interface: &str, tcx: bool, slot: u32, pins: &Path) -> Result<TcAttachment> {
-    let ingress = TcAttachType::Ingress;
+/// Which way packets go that a TC program sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// They arrive.
+    Ingress,
+    /// They leave.
+    Egress,
+}
+
+impl Side {
+    const fn kind(self) -> TcAttachType {
+        match self {
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    /// What begins the names of pins.
+    pub const fn pin(self) -> &'static str {
+        match self {
+            Self::Ingress => "tc",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// Attaches a TC program to one side of an interface, by a link pinned as `links/tc_SLOT` or `links/egress_SLOT` where
+/// there is tcx.
+pub fn tc(
+    program: &mut SchedClassifier,
+    interface: &str,
+    side: Side,
+    tcx: bool,
+    slot: u32,
+    pins: &Path,
+) -> Result<TcAttachment> {
     if tcx {
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program
-            .attach_with_options(interface, ingress, options)
-            .with_context(|| format!("cannot attach to the TC ingress of {interface}"))?;
+            .attach_with_options(interface, side.kind(), options)
+            .with_context(|| format!("cannot attach to the TC {side} of {interface}"))?;
         let link = program.take_link(id).context("the TC link vanished")?;
         let link = FdLink::try_from(link).context("the TC link cannot be pinned")?;
-        let path = pins.join(LINKS).join(format!("tc_{slot}"));
+        let path = pins.join(LINKS).join(format!("{}_{slot}", side.pin()));
         link.pin(&path).with_context(|| format!("cannot pin the TC link as {}", path.display()))?;
         return Ok(TcAttachment::Tcx);
     }
@@ -133,8 +175,8 @@ pub fn tc(program: &mut SchedClassifier, interface: &str, tcx: bool, slot: u32, 
     let added_qdisc = qdisc_add_clsact(interface).is_ok();
     let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
     let id = program
-        .attach_with_options(interface, ingress, options)
-        .with_context(|| format!("cannot add a filter to the TC ingress of {interface}"))?;
+        .attach_with_options(interface, side.kind(), options)
+        .with_context(|| format!("cannot add a filter to the TC {side} of {interface}"))?;
     let link = program.take_link(id).context("the TC filter vanished")?;
     // Dropping it would remove the filter, which must outlive this process.
     std::mem::forget(link);
@@ -142,11 +184,11 @@ pub fn tc(program: &mut SchedClassifier, interface: &str, tcx: bool, slot: u32, 
 }
 
 /// Removes the filter that [`tc`] made where there is no tcx.
-pub fn remove_filter(interface: &str) -> Result<()> {
-    SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+pub fn remove_filter(interface: &str, side: Side) -> Result<()> {
+    SchedClassifierLink::attached(interface, side.kind(), PRIORITY, HANDLE, None)
         .with_context(|| format!("cannot find {interface}"))?
         .detach()
-        .with_context(|| format!("cannot remove our filter from the TC ingress of {interface}"))
+        .with_context(|| format!("cannot remove our filter from the TC {side} of {interface}"))
 }
 
 /// Makes the directories that links and programs are pinned in.
@@ -210,6 +252,8 @@ pub struct Programs {
     pub tc: SchedClassifier,
     /// On XDP; none where that was not to be used.
     pub xdp: Option<Xdp>,
+    /// On TC, for what leaves; none where nothing is steered.
+    pub egress: Option<SchedClassifier>,
 }
 
 impl Programs {
@@ -217,11 +261,16 @@ impl Programs {
     pub fn open(pins: &Path, slot: u32) -> Result<Self> {
         let path = |hook: &str| pins.join(PROGRAMS).join(format!("{hook}_{slot}"));
         let failed = |path: &Path| format!("cannot open the pinned program {}", path.display());
-        let (tc, xdp) = (path("tc"), path("xdp"));
+        let (tc, xdp, egress) = (path("tc"), path("xdp"), path("egress"));
         Ok(Self {
             tc: SchedClassifier::from_pin(&tc).with_context(|| failed(&tc))?,
             xdp: if xdp.exists() {
                 Some(Xdp::from_pin(&xdp, XdpAttachType::Interface).with_context(|| failed(&xdp))?)
+            } else {
+                None
+            },
+            egress: if egress.exists() {
+                Some(SchedClassifier::from_pin(&egress).with_context(|| failed(&egress))?)
             } else {
                 None
             },
@@ -232,19 +281,34 @@ impl Programs {
 /// Removes the links pinned for an interface's slot. XDP is detached; a TC link lives as long as what is returned, so that
 /// another program can take its place first.
 pub fn release_links(pins: &Path, slot: u32) -> Result<Option<PinnedLink>> {
-    let [xdp, tc] = ["xdp", "tc"].map(|hook| pins.join(LINKS).join(format!("{hook}_{slot}")));
-    // As in `remove_pins`: what a process holds goes when that closes it.
-    let detached = PinnedLink::from_pin(&xdp).ok();
-    remove_if_there(&xdp)?;
-    drop(detached);
+    let [xdp, egress, tc] = ["xdp", "egress", "tc"].map(|hook| pins.join(LINKS).join(format!("{hook}_{slot}")));
+    detach(&xdp)?;
+    detach(&egress)?;
     let held = PinnedLink::from_pin(&tc).ok();
     remove_if_there(&tc)?;
     Ok(held)
 }
 
+/// Removes the link and the program for what leaves by an interface's slot.
+pub fn release_egress(pins: &Path, slot: u32) -> Result<()> {
+    let name = format!("{}_{slot}", Side::Egress.pin());
+    detach(&pins.join(LINKS).join(&name))?;
+    remove_if_there(&pins.join(PROGRAMS).join(&name))
+}
+
+/// Removes a pinned link and detaches it. As in [`remove_pins`]: what a process holds goes when that closes it.
+fn detach(path: &Path) -> Result<()> {
+    let detached = PinnedLink::from_pin(path).ok();
+    remove_if_there(path)?;
+    drop(detached);
+    Ok(())
+}
+
 /// Removes the programs pinned for an interface's slot; those that are attached stay so.
 pub fn release_programs(pins: &Path, slot: u32) -> Result<()> {
-    ["xdp", "tc"].iter().try_for_each(|hook| remove_if_there(&pins.join(PROGRAMS).join(format!("{hook}_{slot}"))))
+    ["xdp", "egress", "tc"]
+        .iter()
+        .try_for_each(|hook| remove_if_there(&pins.join(PROGRAMS).join(format!("{hook}_{slot}"))))
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

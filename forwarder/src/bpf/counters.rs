@@ -45,10 +45,12 @@ impl Counters {
             .interfaces
             .get(&slot, 0)
             .with_context(|| format!("cannot read the counters of interface slot {slot}"))?;
-        let mut sum = InterfaceCounters { xdp: [0; Outcome::COUNT], tc: [0; Outcome::COUNT] };
+        let none = [0; Outcome::COUNT];
+        let mut sum = InterfaceCounters { xdp: none, tc: none, egress: none };
         for Plain(one) in values.iter() {
             add_all(&mut sum.xdp, &one.xdp);
             add_all(&mut sum.tc, &one.tc);
+            add_all(&mut sum.egress, &one.egress);
         }
         Ok(sum)
     }

@@ -24,6 +24,10 @@ pub const XDP: &str = "forwarder_xdp";
 pub const TC: &str = "forwarder_tc";
 /// The TC ingress program of an interface that delivers bare IP packets.
 pub const TC_L3: &str = "forwarder_tc_l3";
+/// The TC egress program of an interface with Ethernet headers.
+pub const EGRESS: &str = "forwarder_egress";
+/// The TC egress program of an interface that takes bare IP packets.
+pub const EGRESS_L3: &str = "forwarder_egress_l3";
 /// Run once, it starts the timer that removes expired flows.
 pub const SWEEP: &str = "forwarder_sweep";
 

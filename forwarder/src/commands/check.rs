@@ -4,7 +4,10 @@ use std::{io::Write, path::Path};
 
 use anyhow::Result;
 
-use super::{describe_masquerades, describe_rules, guard, masquerade_table, print_warnings, read_config, table};
+use super::{
+    describe_masquerades, describe_rules, describe_steers, guard, masquerade_table, print_warnings, read_config,
+    steer_table, table,
+};
 use crate::{
     cli::Check,
     machine::{Machine, netlink::Netlink, sockets},
@@ -39,7 +42,11 @@ pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()
     if !masquerades.is_empty() {
         write!(out, "{}", masquerade_table(&masquerades))?;
     }
-    let count = compiled.rules.len() + masquerades.len();
+    let steers = describe_steers(&config);
+    if !steers.is_empty() {
+        write!(out, "{}", steer_table(&steers))?;
+    }
+    let count = compiled.rules.len() + masquerades.len() + steers.len();
     let plural = if count == 1 { "" } else { "s" };
     writeln!(out, "{} is right: {count} rule{plural}", options.file.display())?;
     Ok(())

@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Instance, masquerade_table, require_reading, table};
+use super::{Instance, masquerade_table, require_reading, steer_table, table};
 use crate::{
     cli::{Format, Show},
     state::RuleState,
@@ -15,10 +15,10 @@ use crate::{
 pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
     require_reading()?;
     let instance = Instance::open(pins)?;
-    let (rules, masquerades) = (&instance.state.rules, &instance.state.masquerades);
+    let (rules, masquerades, steers) = (&instance.state.rules, &instance.state.masquerades, &instance.state.steers);
     match options.format {
-        Format::Json => writeln!(out, "{:#}", json!({ "rules": rules, "masquerades": masquerades }))?,
-        Format::Table if rules.is_empty() && masquerades.is_empty() => {
+        Format::Json => writeln!(out, "{:#}", json!({ "rules": rules, "masquerades": masquerades, "steers": steers }))?,
+        Format::Table if rules.is_empty() && masquerades.is_empty() && steers.is_empty() => {
             writeln!(out, "no rules; try: forwarder add --help")?;
         }
         Format::Table => {
@@ -27,6 +27,9 @@ pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
             }
             if !masquerades.is_empty() {
                 write!(out, "{}", masquerade_table(masquerades))?;
+            }
+            if !steers.is_empty() {
+                write!(out, "{}", steer_table(steers))?;
             }
         }
     }

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{
-    describe_masquerades, describe_rules, guard, invalid, pins_option, print_warnings, read_config, require_privileges,
-    table,
+    describe_masquerades, describe_rules, describe_steers, guard, invalid, pins_option, print_warnings, read_config,
+    require_privileges, table,
 };
 use crate::{
     bpf::{
@@ -76,6 +76,7 @@ pub async fn load(pins: &Path, options: &Load, followed: bool, out: &mut dyn Wri
     state.config_path = config_path;
     state.rules = describe_rules(&state.config, &compiled);
     state.masquerades = describe_masquerades(&state.config, &compiled);
+    state.steers = describe_steers(&state.config);
     state.addresses = machine.addresses();
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     let loaded =
@@ -152,13 +153,22 @@ fn chosen(config: &Config, links: &[Link], followed: bool) -> Result<Vec<(u32, L
 
 /// What goes out by an interface comes back by it, and has to be seen there.
 fn refuse_unserved_ways_out(compiled: &Compiled, links: &[(u32, Link)]) -> Result<()> {
+    let served = |interface: u32| links.iter().any(|(_, link)| link.interface.index == interface);
     for masquerade in &compiled.masquerades {
-        let served = |interface: u32| links.iter().any(|(_, link)| link.interface.index == interface);
         if let Some(way) = masquerade.ways.iter().find(|way| !served(way.interface)) {
             return Err(invalid(format!(
                 "masquerade \"{}\" goes out by {}, which is not served, so no answer would be seen; add it: --iface {}, or \
                  `interfaces` in the configuration",
                 masquerade.name, way.interface_name, way.interface_name
+            )));
+        }
+    }
+    for steer in &compiled.steers {
+        if let Some(line) = steer.lines.iter().find(|line| !served(line.interface)) {
+            return Err(invalid(format!(
+                "steer \"{}\" leads to {}, which is not served, so what came in by it could not go back by it; add it: \
+                 --iface {}, or `interfaces` in the configuration",
+                steer.name, line.interface_name, line.interface_name
             )));
         }
     }
@@ -307,7 +317,7 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
         out,
         "forwarder {} is loaded: {} on {}, {} of kernel memory",
         state.program,
-        count(state.rules.len() + state.masquerades.len(), "rule"),
+        count(state.rules.len() + state.masquerades.len() + state.steers.len(), "rule"),
         count(state.interfaces.len(), "interface"),
         table::bytes(memory)
     )?;
@@ -335,7 +345,12 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
             )?;
         }
     }
-    if state.rules.is_empty() && state.masquerades.is_empty() {
+    for steer in &state.steers {
+        let (from, kinds) = (steer.from.join(", "), steer.kinds());
+        let via = if steer.gateway.is_empty() { String::new() } else { format!(" via {}", steer.gateway.join(", ")) };
+        writeln!(out, "  {}: from {from} ({kinds}) leaves by {}{via}", steer.name, steer.interface)?;
+    }
+    if state.rules.is_empty() && state.masquerades.is_empty() && state.steers.is_empty() {
         writeln!(out, "There are no rules yet, so nothing is forwarded; try: forwarder add --help")?;
     }
     for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {

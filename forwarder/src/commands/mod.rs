@@ -232,6 +232,37 @@ pub fn describe_masquerades(config: &Config, compiled: &crate::config::Compiled)
         .collect()
 }
 
+/// What `list` and the state say about the steers of a configuration.
+pub fn describe_steers(config: &Config) -> Vec<crate::state::SteerState> {
+    config
+        .steers
+        .iter()
+        .map(|steer| crate::state::SteerState {
+            name: steer.name.value.clone(),
+            from: steer.from.iter().map(|prefix| prefix.value.to_string()).collect(),
+            protocol: steer.protocol.iter().flatten().map(|protocol| protocol.value.to_string()).collect(),
+            port: steer.port.map(|ports| ports.value.to_string()),
+            interface: steer.interface.value.clone(),
+            gateway: steer.gateway.iter().map(|gateway| gateway.value.to_string()).collect(),
+        })
+        .collect()
+}
+
+/// Steers as a table.
+pub fn steer_table(steers: &[crate::state::SteerState]) -> String {
+    let mut table = table::table(["STEER", "FROM", "PACKETS", "LINE", "GATEWAY"]);
+    for steer in steers {
+        table.add_row([
+            steer.name.clone(),
+            steer.from.join("\n"),
+            steer.kinds(),
+            steer.interface.clone(),
+            steer.gateway.join("\n"),
+        ]);
+    }
+    table::text(&table)
+}
+
 /// Masquerades as a table.
 pub fn masquerade_table(masquerades: &[crate::state::MasqueradeState]) -> String {
     let mut table = table::table(["MASQUERADE", "FROM", "OUT", "ADDRESS", "FILTERING"]);

@@ -5,13 +5,14 @@ use std::{collections::BTreeSet, fs, io::Write, net::IpAddr, path::Path};
 use anyhow::{Context as _, Result, bail};
 use forwarder_common::abi::Rule;
 
-use super::{Instance, describe_masquerades, describe_rules, guard, read_config, require_privileges};
+use super::{Instance, describe_masquerades, describe_rules, describe_steers, guard, read_config, require_privileges};
 use crate::{
     bpf::{self, tables::Tables},
     cli::Reload,
     config::{Compiled, Config, Family, FamilyTables, LogLevel, Mode},
     machine::{Machine, netlink::Netlink, sockets},
     reconcile::{self, Changes},
+    serve::egress,
     state::{State, StateFile},
 };
 
@@ -107,12 +108,16 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     let state = &mut instance.state;
     state.rules = describe_rules(&config, compiled);
     state.masquerades = describe_masquerades(&config, compiled);
+    state.steers = describe_steers(&config);
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     state.config = config;
     state.counters = plan.counters_meanwhile;
     // Before the first write: a command that dies half-way must not leave counters that nobody knows.
     write_if_changed(instance)?;
-    if let Err(error) = tables.execute(&plan.operations) {
+    // Before the first line is, and not before the last has gone: no packet of ours finds its line half in force.
+    let steers = !instance.state.config.steers.is_empty();
+    let attached = if steers { egress::attach_all(&instance.pins, &mut instance.state) } else { Ok(()) };
+    if let Err(error) = attached.and_then(|()| tables.execute(&plan.operations)) {
         return Err(match restore(&tables, instance, before, old_generation) {
             Ok(()) => error.context("nothing was changed"),
             Err(worse) => error.context(format!(
@@ -120,6 +125,9 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
                  repeat the command, or unload and load"
             )),
         });
+    }
+    if !steers {
+        egress::detach_all(&instance.pins, &mut instance.state)?;
     }
     let removed: Vec<u32> = plan.changes.removed.iter().map(|(_, counter)| *counter).collect();
     let ended =
@@ -152,6 +160,9 @@ fn write_if_changed(instance: &Instance) -> Result<()> {
 fn restore(tables: &Tables, instance: &mut Instance, before: State, old_generation: u32) -> Result<()> {
     if tables.settings()?.generation != old_generation {
         bail!("the new rules are in force already");
+    }
+    if before.config.steers.is_empty() {
+        egress::detach_all(&instance.pins, &mut instance.state)?;
     }
     instance.state = before;
     instance.file.write(&instance.state).context("the state file")

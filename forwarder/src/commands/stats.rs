@@ -53,7 +53,8 @@ fn read(instance: &Instance) -> Result<Snapshot> {
     let state = &instance.state;
     let mut rules = Vec::new();
     let masquerades = state.masquerades.iter().map(|masquerade| &masquerade.name);
-    for name in state.rules.iter().map(|rule| &rule.name).chain(masquerades) {
+    let steers = state.steers.iter().map(|steer| &steer.name);
+    for name in state.rules.iter().map(|rule| &rule.name).chain(masquerades).chain(steers) {
         let counted = state.counters.get(name).map(|counter| counters.rule(*counter)).transpose()?;
         rules.push((name.clone(), counted.unwrap_or_default()));
     }

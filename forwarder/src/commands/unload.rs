@@ -16,6 +16,7 @@ use crate::{
     },
     cli::Unload,
     machine::{ethtool, netlink, sysctl},
+    serve::egress,
     state::{AttachedInterface, State, StateFile},
 };
 
@@ -109,17 +110,18 @@ fn restore(state: &State, failures: &mut Vec<Error>) {
 }
 
 /// Whether the interface still exists: one that is gone took everything on it along.
-fn is_there(interface: &AttachedInterface) -> bool {
+pub fn is_there(interface: &AttachedInterface) -> bool {
     nix::net::if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
 }
 
-/// Removes our TC filter where there is no tcx, and the qdisc if `load` added it and nobody else uses it.
+/// Removes our TC filters where there is no tcx, and the qdisc if `load` added it and nobody else uses it.
 pub fn remove_filter(interface: &AttachedInterface) -> Result<()> {
+    egress::remove_filter(interface)?;
     let TcAttachment::Clsact { added_qdisc } = interface.tc else { return Ok(()) };
     if !is_there(interface) {
         return Ok(());
     }
-    attach::remove_filter(&interface.name)?;
+    attach::remove_filter(&interface.name, attach::Side::Ingress)?;
     if added_qdisc {
         netlink::remove_unused_clsact(interface.index)
             .with_context(|| format!("cannot remove the clsact qdisc of {}", interface.name))?;

@@ -22,10 +22,6 @@ fn is_v6(listen: &Listen) -> Option<bool> {
     }
 }
 
-const fn has_ports(number: u8) -> bool {
-    matches!(number, protocol_numbers::TCP | protocol_numbers::UDP | protocol_numbers::SCTP)
-}
-
 /// Reports what disagrees, for the parts that are there.
 pub(super) fn check(part: &Part, label: &str, report: &mut Report) {
     for listen in &part.listen {
@@ -145,7 +141,7 @@ fn check_protocols(part: &Part, label: &str, report: &mut Report) {
             Protocol::Number(number) => number,
         };
         // One message for a protocol is enough, whichever listen shows it.
-        if let Some(listen) = part.listen.iter().find(|listen| listen.ports.is_some() && !has_ports(number)) {
+        if let Some(listen) = part.listen.iter().find(|listen| listen.ports.is_some() && !protocol.has_ports()) {
             let bare = Listen { ports: None, ..listen.value.clone() };
             let what =
                 format!("{label}protocol {} has no ports and listen \"{}\" names one", protocol.value, listen.value);

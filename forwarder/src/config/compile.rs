@@ -1,10 +1,12 @@
 //! From a configuration to what the maps shall hold.
 
+mod lines;
+mod settings;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use forwarder_common::{
@@ -24,8 +26,9 @@ use super::{
     one_to_one,
     report::Report,
     rule::{Forward, Listen, ListenHost, Placed, Ports, Source, protocol_numbers},
-    settings::{Limits, Timeouts},
+    settings::Limits,
     stateless::Decision,
+    steer::{self, Line},
     view::{self, Expanded, View},
 };
 use crate::machine::Machine;
@@ -45,8 +48,17 @@ pub struct Compiled {
     pub rules: Vec<RuleSummary>,
     /// The masquerades, in the order of the configuration.
     pub masquerades: Vec<MasqueradeSummary>,
+    /// The steers, in the order of the configuration.
+    pub steers: Vec<SteerSummary>,
     /// Everything that was noticed short of errors, reading included.
     pub warnings: Diagnostics,
+}
+
+impl Compiled {
+    /// Whether anything is steered.
+    pub const fn steers(&self) -> bool {
+        self.settings.flags & setting_flags::STEER != 0
+    }
 }
 
 /// The part of [`abi::Settings`] that the configuration decides.
@@ -98,7 +110,7 @@ pub struct FamilyTables<A> {
 pub struct LogicalRule<A> {
     /// The name of its `[[forward]]`.
     pub name: Arc<str>,
-    /// Its contents; `counter` and `allow` are 0 until reconciled.
+    /// Its contents; `counter`, and `allow` where there is a list, are 0 until reconciled.
     pub body: Rule<A>,
     /// With [`abi::rule_flags::ALLOW`]: the allowed clients as (prefix, length), sorted, without duplicates.
     pub allow: Option<Arc<[(A, u8)]>>,
@@ -147,6 +159,15 @@ pub struct MasqueradeSummary {
     pub name: Arc<str>,
     /// Its prefixes, each with what it is on this machine.
     pub ways: Vec<WayOut>,
+}
+
+/// What `check` and `list` say about a steer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SteerSummary {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its prefixes, each with what it is on this machine.
+    pub lines: Vec<Line>,
 }
 
 /// How many listens of each family there are: what fills the rule tables.
@@ -226,10 +247,21 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
         }
         masquerades.push(summary);
     }
+    let mut steers = Vec::with_capacity(config.steers.len());
+    for (steer, lines) in config.steers.iter().zip(steer::resolve(&config.steers, machine, &mut Report::default())) {
+        let summary = SteerSummary { name: Arc::from(steer.name.value.as_str()), lines };
+        for line in &summary.lines {
+            v4.add_line(&summary.name, steer, line);
+            v6.add_line(&summary.name, steer, line);
+        }
+        steers.push(summary);
+    }
+    v4.add_connected(machine);
+    v6.add_connected(machine);
     let (v4, v6) = (v4.tables, v6.tables);
     let sizes = sizes(config.limits, &v4, &v6);
-    let settings = settings(config, machine, &v4, &v6);
-    Compiled { settings, sizes, v4, v6, rules, masquerades, warnings: config.warnings.clone() }
+    let settings = settings::part(config, machine, &v4, &v6);
+    Compiled { settings, sizes, v4, v6, rules, masquerades, steers, warnings: config.warnings.clone() }
 }
 
 /// A listen on its way into the tables.
@@ -443,76 +475,4 @@ fn sizes(limits: Limits, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> Sizes 
         flows: limits.flows,
         new_flows: limits.new_flows,
     }
-}
-
-/// How long the kernel's answer about a route is used: what a route change may take to be noticed.
-const NEXT_HOP_LIFETIME: Duration = Duration::from_secs(1);
-
-fn ticks(duration: Duration) -> Ticks {
-    abi::ticks_from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Whether a range is of hosts behind us, not of listens or backends.
-const fn is_way_out<A>(key: &RangeKey<A>) -> bool {
-    key.side & 0xff == Side::Inside as u32
-}
-
-fn settings(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> SettingsPart {
-    fn any<A>(tables: &FamilyTables<A>, stateless: bool) -> bool {
-        tables.rules.iter().any(|rule| (rule.body.flags & rule_flags::STATELESS != 0) == stateless)
-    }
-    fn hairpin<A>(tables: &FamilyTables<A>) -> bool {
-        tables.rules.iter().any(|rule| rule.body.flags & rule_flags::HAIRPIN != 0)
-    }
-    /// Those that are asked about every packet; what sends out is asked about few.
-    fn ranges<A: Family>(tables: &FamilyTables<A>) -> bool {
-        tables.ranges.keys().any(|key| !is_way_out(key) && key.side != Side::Fragment as u32)
-    }
-    fn ways_out<A: Family>(tables: &FamilyTables<A>) -> bool {
-        tables.ranges.keys().any(is_way_out)
-    }
-    let flags = [
-        (any(v4, false) || any(v6, false), setting_flags::FLOWS),
-        (any(v4, true) || any(v6, true), setting_flags::STATELESS),
-        (hairpin(v4) || hairpin(v6), setting_flags::HAIRPIN),
-        (ranges(v4), setting_flags::RANGES_V4),
-        (ranges(v6), setting_flags::RANGES_V6),
-        (ways_out(v4) || ways_out(v6), setting_flags::MASQUERADE),
-        (machine.source_rules, setting_flags::ROUTE_BY_SOURCE),
-    ];
-    SettingsPart {
-        flags: flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag),
-        next_hop_lifetime: ticks(NEXT_HOP_LIFETIME),
-        timeouts: timeouts(&config.timeouts),
-        ports: ports(machine.local_port_range),
-    }
-}
-
-fn timeouts(timeouts: &Timeouts) -> abi::Timeouts {
-    abi::Timeouts {
-        tcp_opening: ticks(timeouts.tcp_opening),
-        tcp_established: ticks(timeouts.tcp_established),
-        tcp_closing: ticks(timeouts.tcp_closing),
-        tcp_reset: ticks(timeouts.tcp_reset),
-        udp_opening: ticks(timeouts.udp_opening),
-        udp_established: ticks(timeouts.udp_established),
-        icmp: ticks(timeouts.icmp),
-        other: ticks(timeouts.other),
-    }
-}
-
-/// Lowest port to allocate: those below are for services (RFC 6335 section 6).
-const LOWEST_PORT: u16 = 1024;
-
-/// Where to allocate source ports: outside the range of local sockets first, in the larger part first.
-fn ports((low, high): (u16, u16)) -> [PortRange; 3] {
-    const NONE: PortRange = PortRange { first: 1, last: 0 };
-    let range = |first: u16, last: u16| {
-        if first <= last { PortRange { first, last } } else { NONE }
-    };
-    let above = high.checked_add(1).map_or(NONE, |first| range(first.max(LOWEST_PORT), u16::MAX));
-    let below = low.checked_sub(1).map_or(NONE, |last| range(LOWEST_PORT, last));
-    let inside = range(low, high);
-    let count = |range: PortRange| (u32::from(range.last) + 1).saturating_sub(u32::from(range.first));
-    if count(above) >= count(below) { [above, below, inside] } else { [below, above, inside] }
 }

@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) timeouts: Vec<(&'static str, Placed<String>)>,
     pub(super) forwards: Vec<FileForward>,
     pub(super) masquerades: Vec<FileMasquerade>,
+    pub(super) steers: Vec<FileSteer>,
 }
 
 /// A `[[forward]]`.
@@ -75,6 +76,25 @@ impl FileMasquerade {
     }
 }
 
+/// A `[[steer]]`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileSteer {
+    pub(super) place: Option<Position>,
+    pub(super) name: Option<Placed<String>>,
+    pub(super) from: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) protocol: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) port: Option<Placed<String>>,
+    pub(super) interface: Option<Placed<String>>,
+    pub(super) gateway: Option<Placed<Vec<Placed<String>>>>,
+}
+
+impl FileSteer {
+    /// "steer "line-b": ", to begin what is said about it.
+    pub(super) fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| "steer: ".to_owned(), |name| format!("steer \"{}\": ", name.value))
+    }
+}
+
 impl From<&TypedForward> for FileForward {
     fn from(typed: &TypedForward) -> Self {
         let list = |texts: &[String]| Placed::nowhere(texts.iter().cloned().map(Placed::nowhere).collect::<Vec<_>>());
@@ -93,11 +113,11 @@ impl From<&TypedForward> for FileForward {
     }
 }
 
-const TOP: [&str; 8] = ["interfaces", "mode", "log", "mss_clamp", "limits", "timeouts", "forward", "masquerade"];
-/// In the contract, not in this version.
-const TOP_LATER: [&str; 1] = ["steer"];
+const TOP: [&str; 9] =
+    ["interfaces", "mode", "log", "mss_clamp", "limits", "timeouts", "forward", "masquerade", "steer"];
 const FORWARD: [&str; 8] = ["name", "listen", "protocol", "to", "source", "allow", "stateless", "mss_clamp"];
 const MASQUERADE: [&str; 5] = ["name", "from", "out", "address", "filtering"];
+const STEER: [&str; 6] = ["name", "from", "protocol", "port", "interface", "gateway"];
 /// The keys of `[limits]`.
 pub(super) const LIMITS: [&str; 3] = ["flows", "new_flows", "rules"];
 /// The keys of `[timeouts]`.
@@ -164,7 +184,7 @@ impl Reader<'_> {
         for (key, _) in table {
             let name: &str = key.get_ref();
             let top = known.contains(&"forward");
-            if known.contains(&name) || (top && TOP_LATER.contains(&name)) {
+            if known.contains(&name) {
                 continue;
             }
             let hint = match nearest::near(name, known.iter().copied()) {
@@ -284,12 +304,6 @@ impl Reader<'_> {
 
     fn document(&mut self, document: &Table<'_>) -> File {
         self.unknown_keys(document, &TOP, "the file");
-        for later in TOP_LATER {
-            if let Some((key, _)) = document.get_key_value(later) {
-                let what = format!("[[{later}]]: not supported by this version yet");
-                self.report.error(Some(self.place(&key.span())), what, "leave it out");
-            }
-        }
         let interfaces = self.texts(document, "interfaces", "[\"eth0\"]", false);
         let mode = self.string(document, "mode", "\"auto\"");
         let log = self.string(document, "log", "\"info\"");
@@ -306,6 +320,8 @@ impl Reader<'_> {
         let forwards = forwards.into_iter().map(|(table, span)| self.forward(table, &span)).collect();
         let masquerades = self.list(document, "masquerade");
         let masquerades = masquerades.into_iter().map(|(table, span)| self.masquerade(table, &span)).collect();
+        let steers = self.list(document, "steer");
+        let steers = steers.into_iter().map(|(table, span)| self.steer(table, &span)).collect();
         File {
             interfaces: interfaces.map(|list| list.value).unwrap_or_default(),
             mode,
@@ -315,6 +331,7 @@ impl Reader<'_> {
             timeouts,
             forwards,
             masquerades,
+            steers,
         }
     }
 
@@ -385,5 +402,39 @@ impl Reader<'_> {
             self.report.error(masquerade.place, what, hint);
         }
         masquerade
+    }
+
+    fn steer(&mut self, table: &Table<'_>, span: &Range<usize>) -> FileSteer {
+        self.unknown_keys(table, &STEER, "[[steer]]");
+        let steer = FileSteer {
+            place: Some(self.place(span)),
+            name: self.string(table, "name", "\"line-b\""),
+            from: self.texts(table, "from", "\"192.0.2.123\"", false),
+            protocol: self.texts(table, "protocol", "\"tcp\"", true),
+            port: self.port(table),
+            interface: self.string(table, "interface", "\"ppp0\""),
+            gateway: self.texts(table, "gateway", "\"192.0.2.1\"", false),
+        };
+        for (key, example) in [("from", "192.0.2.123"), ("interface", "ppp0")] {
+            if !table.contains_key(key) {
+                let what = format!("{}`{key}` is missing", steer.label());
+                self.report.error(steer.place, what, format!("{key} = \"{example}\""));
+            }
+        }
+        steer
+    }
+
+    /// One port as a number or a text, or a range.
+    fn port(&mut self, table: &Table<'_>) -> Option<Placed<String>> {
+        let value = table.get("port")?;
+        let text = match value.get_ref() {
+            DeValue::Integer(number) => number.as_str().to_owned(),
+            DeValue::String(text) => text.clone().into_owned(),
+            _ => {
+                self.wrong_type("port", value, "a port or a range of ports", "443");
+                return None;
+            }
+        };
+        Some(self.placed(text, &value.span()))
     }
 }

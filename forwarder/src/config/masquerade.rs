@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     file::FileMasquerade,
-    nearest,
+    interfaces, nearest,
     report::{Report, on_line},
     rule::Placed,
     syntax::{self, SyntaxError},
@@ -111,16 +111,16 @@ pub(super) fn read(typed: &FileMasquerade, report: &mut Report) -> Option<Masque
     if let Some(name) = &typed.name {
         validate::check_name(name, report);
     }
-    let from: Vec<Placed<IpNet>> = prefixes(typed, &label, report);
-    let out = typed.out.clone().filter(|out| {
-        let valid = syntax::is_interface_name(out);
-        if !valid {
-            let what = format!("{label}out \"{}\" is not the name of an interface", out.value);
-            report.error(out.place, what, "a name as `ip link` shows it, such as eth0");
-        }
-        valid
-    });
-    let address = addresses(typed, &label, report);
+    let from = typed.from.as_ref().map(|list| prefixes(list, &label, report)).unwrap_or_default();
+    let out = typed.out.clone().filter(|out| interfaces::is_name(out, "out", &label, report));
+    let address = typed
+        .address
+        .as_ref()
+        .map(|list| {
+            let hint = "an address of this machine, such as 203.0.113.7";
+            interfaces::one_of_each_family(list, "address", &label, hint, report)
+        })
+        .unwrap_or_default();
     let filtering = match &typed.filtering {
         Some(text) => validate::parse_one(text, "filtering", &label, report)?,
         None => Placed { value: Filtering::default(), place: typed.place },
@@ -139,68 +139,19 @@ pub(super) fn read(typed: &FileMasquerade, report: &mut Report) -> Option<Masque
     let name = typed.name.clone().unwrap_or_else(|| {
         let way = out.as_ref().map(|out| out.value.clone());
         let way = way.or_else(|| address.first().map(|address| address.value.to_string())).unwrap_or_default();
-        Placed { value: default_name(&way), place: typed.place }
+        Placed { value: interfaces::default_name("masquerade", &way), place: typed.place }
     });
     Some(Masquerade { name, from, out, address, filtering })
 }
 
-/// The name of one that was given none, by its interface or address: with the characters that names have.
-fn default_name(way: &str) -> String {
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '.' };
-    format!("masquerade-{}", way.chars().map(allowed).collect::<String>())
-}
-
-fn prefixes(typed: &FileMasquerade, label: &str, report: &mut Report) -> Vec<Placed<IpNet>> {
-    let Some(list) = &typed.from else { return Vec::new() };
-    if list.value.is_empty() {
-        report.error(list.place, format!("{label}`from` is an empty list"), "at least one prefix");
+fn prefixes(list: &Placed<Vec<Placed<String>>>, label: &str, report: &mut Report) -> Vec<Placed<IpNet>> {
+    let prefixes = interfaces::prefixes(list, "from", label, report);
+    let (good, all): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(|prefix| prefix.prefix_len() > 0);
+    for prefix in all {
+        let what = format!("{label}from \"{}\" is everybody, those outside too", prefix.value);
+        report.error(prefix.place, what, "the prefix of the network behind this machine, such as 10.8.0.0/24");
     }
-    let mut prefixes: Vec<Placed<IpNet>> = Vec::new();
-    for text in &list.value {
-        match syntax::allow_prefix(text) {
-            Ok((prefix, _)) if prefix.prefix_len() == 0 => {
-                let what = format!("{label}from \"{}\" is everybody, those outside too", text.value);
-                report.error(text.place, what, "the prefix of the network behind this machine, such as 10.8.0.0/24");
-            }
-            Ok((prefix, host_bits)) => {
-                if host_bits {
-                    let what = format!("{label}from \"{}\" has bits set beyond its prefix length", text.value);
-                    report.warning(text.place, what, format!("\"{prefix}\", which it is taken as"));
-                }
-                let prefix = Placed { value: prefix, place: text.place };
-                if prefixes.contains(&prefix) {
-                    let what = format!("{label}from \"{}\" is there twice", text.value);
-                    report.warning(text.place, what, "name it once");
-                } else {
-                    prefixes.push(prefix);
-                }
-            }
-            Err(error) => {
-                report.error(text.place, format!("{label}from \"{}\": {}", text.value, error.what), error.hint);
-            }
-        }
-    }
-    prefixes
-}
-
-fn addresses(typed: &FileMasquerade, label: &str, report: &mut Report) -> Vec<Placed<IpAddr>> {
-    const HINT: &str = "an address of this machine, such as 203.0.113.7";
-    let mut addresses: Vec<Placed<IpAddr>> = Vec::new();
-    for text in typed.address.iter().flat_map(|list| &list.value) {
-        let Ok(address) = text.value.parse::<IpAddr>() else {
-            report.error(text.place, format!("{label}address \"{}\" is not an address", text.value), HINT);
-            continue;
-        };
-        if let Err(error) = syntax::unicast(address, HINT) {
-            report.error(text.place, format!("{label}address \"{}\": {}", text.value, error.what), error.hint);
-        } else if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-            let what = format!("{label}address \"{}\" is the second of its family", text.value);
-            report.error(text.place, what, "one address of each family; a [[masquerade]] of its own for other hosts");
-        } else {
-            addresses.push(Placed { value: address, place: text.place });
-        }
-    }
-    addresses
+    good
 }
 
 /// Reports hosts that two of them send out by the same way, as far as that can be said without the machine.
@@ -276,7 +227,7 @@ fn way_out(masquerade: &Masquerade, from: &Placed<IpNet>, machine: &Machine, rep
         return None;
     }
     let interface = match (&masquerade.out, given) {
-        (Some(name), _) => named(masquerade, name, machine, report)?,
+        (Some(name), _) => interfaces::named(name, "out", &masquerade.label(), machine, report)?,
         (None, Some(address)) => owner(masquerade, address, machine, report)?,
         (None, None) => return None,
     };
@@ -299,23 +250,6 @@ fn way_out(masquerade: &Masquerade, from: &Placed<IpNet>, machine: &Machine, rep
         return None;
     }
     Some(WayOut { from: from.value, interface: interface.index, interface_name: interface.name.clone(), address })
-}
-
-fn named<'m>(
-    masquerade: &Masquerade,
-    name: &Placed<String>,
-    machine: &'m Machine,
-    report: &mut Report,
-) -> Option<&'m Interface> {
-    let found = machine.interface(name);
-    if found.is_none() {
-        let names = machine.interfaces.iter().map(|interface| interface.name.as_str());
-        let hint = nearest::near(name, names.clone())
-            .map_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")), |near| format!("\"{near}\""));
-        let what = format!("{}out \"{}\": there is no such interface", masquerade.label(), name.value);
-        report.missing(machine, name.place, what, hint);
-    }
-    found
 }
 
 /// The interface that has the address, unless nothing goes out by it.

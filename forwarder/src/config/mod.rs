@@ -8,6 +8,7 @@ pub mod diagnostics;
 pub mod edit;
 pub mod family;
 mod file;
+mod interfaces;
 pub mod masquerade;
 mod nearest;
 mod on_machine;
@@ -16,6 +17,7 @@ mod report;
 pub mod rule;
 pub mod settings;
 mod stateless;
+pub mod steer;
 pub mod syntax;
 mod validate;
 mod view;
@@ -30,6 +32,7 @@ pub use family::Family;
 pub use masquerade::{Filtering, Masquerade, WayOut};
 pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
 pub use settings::{Limits, LogLevel, Mode, MssClamp, Timeouts};
+pub use steer::{Line, Steer};
 pub use syntax::{SyntaxError, protocol_name};
 
 use crate::machine::Machine;
@@ -64,6 +67,9 @@ pub struct Config {
     /// The hosts that go out with an address of ours.
     #[serde(default)]
     pub masquerades: Vec<Masquerade>,
+    /// The sources that leave by a line of their own.
+    #[serde(default)]
+    pub steers: Vec<Steer>,
     /// What reading the file had to say short of errors.
     #[serde(skip)]
     pub warnings: Diagnostics,
@@ -82,7 +88,8 @@ impl Config {
     /// The names of all rules.
     fn names(&self) -> impl Iterator<Item = &Placed<String>> {
         let masquerades = self.masquerades.iter().map(|masquerade| &masquerade.name);
-        self.forwards.iter().map(|forward| &forward.name).chain(masquerades)
+        let steers = self.steers.iter().map(|steer| &steer.name);
+        self.forwards.iter().map(|forward| &forward.name).chain(masquerades).chain(steers)
     }
 
     /// What a rule lowers TCP's segment size to.
@@ -110,6 +117,7 @@ impl Config {
         let mut config = self.clone();
         config.forwards.retain(|forward| forward.name.value != name);
         config.masquerades.retain(|masquerade| masquerade.name.value != name);
+        config.steers.retain(|steer| steer.name.value != name);
         if config.names().count() < self.names().count() {
             return Ok(config);
         }
@@ -142,8 +150,9 @@ impl Draft {
         let file = file::read(text, &mut report);
         let (config, parts) = validate::file(&file, &mut report);
         let names = parts.iter().filter_map(|part| part.name.as_ref());
-        validate::check_names(names.chain(config.masquerades.iter().map(|one| &one.name)), &mut report);
-        if parts.is_empty() && file.masquerades.is_empty() && !report.has_errors() {
+        validate::check_names(names.chain(config.names()), &mut report);
+        let empty = parts.is_empty() && file.masquerades.is_empty() && file.steers.is_empty();
+        if empty && !report.has_errors() {
             report.warning(None, "no rules: nothing will be forwarded", "a [[forward]] table with name, listen and to");
         }
         Self { config: Config { path: Some(path), ..config }, parts, report }
@@ -167,6 +176,7 @@ impl Draft {
         let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
         conflicts::check(&views, &view::expand(&views, None, &mut self.report), &mut self.report);
         masquerade::check_conflicts(&self.config.masquerades, &mut self.report);
+        steer::check_conflicts(&self.config.steers, &mut self.report);
         self.finish()
     }
 
@@ -175,7 +185,9 @@ impl Draft {
         let views: Vec<View<'_>> = self.parts.iter().map(View::from).collect();
         let decisions = check_on(machine, &views, self.config.limits, &mut self.report);
         masquerade::check_conflicts(&self.config.masquerades, &mut self.report);
+        steer::check_conflicts(&self.config.steers, &mut self.report);
         masquerade::resolve(&self.config.masquerades, machine, &mut self.report);
+        steer::resolve(&self.config.steers, machine, &mut self.report);
         let config = self.finish()?;
         let compiled = compile::compile(&config, machine, decisions);
         Ok((config, compiled))
@@ -199,6 +211,7 @@ pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnosti
     let views: Vec<View<'_>> = config.forwards.iter().map(View::from).collect();
     let decisions = check_on(machine, &views, config.limits, &mut report);
     masquerade::resolve(&config.masquerades, machine, &mut report);
+    steer::resolve(&config.steers, machine, &mut report);
     report.include(config.warnings.of_the_file());
     let warnings = report.finish()?;
     Ok(Compiled { warnings, ..compile::compile(config, machine, decisions) })

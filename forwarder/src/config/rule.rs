@@ -132,6 +132,22 @@ pub enum Protocol {
     Number(u8),
 }
 
+impl Protocol {
+    /// Its number in an IPv6 or an IPv4 packet.
+    pub const fn number(self, v6: bool) -> u8 {
+        match self {
+            Self::Icmp if v6 => protocol_numbers::ICMPV6,
+            Self::Icmp => protocol_numbers::ICMP,
+            Self::Number(number) => number,
+        }
+    }
+
+    /// Whether rules can name ports of it.
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::Number(protocol_numbers::TCP | protocol_numbers::UDP | protocol_numbers::SCTP))
+    }
+}
+
 /// IANA protocol numbers that have a meaning here.
 pub mod protocol_numbers {
     /// ICMP.

@@ -51,14 +51,18 @@ fn port(text: &str) -> Result<u16, SyntaxError> {
     }
 }
 
-fn ports(text: &str) -> Result<Ports, SyntaxError> {
-    // "80" is "80-80".
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (port(first.trim())?, port(last.trim())?);
-    if first > last {
-        return error(format!("the range {first}-{last} is backwards"), format!("{last}-{first}"));
+impl FromStr for Ports {
+    type Err = SyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, SyntaxError> {
+        // "80" is "80-80".
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (port(first.trim())?, port(last.trim())?);
+        if first > last {
+            return error(format!("the range {first}-{last} is backwards"), format!("{last}-{first}"));
+        }
+        Ok(Self { first, last })
     }
-    Ok(Ports { first, last })
 }
 
 /// What stands before the port, and the port.
@@ -80,7 +84,7 @@ fn parts(text: &str) -> Result<Parts<'_>, SyntaxError> {
         };
         let address = IpAddr::V6(address);
         return match after.strip_prefix(':') {
-            Some(after) => Ok(Parts::Address(address, Some(ports(after)?))),
+            Some(after) => Ok(Parts::Address(address, Some(after.parse()?))),
             None if after.is_empty() => Ok(Parts::Address(address, None)),
             None => error(format!("`{after}` after the address"), format!("[{address}]:80")),
         };
@@ -89,7 +93,7 @@ fn parts(text: &str) -> Result<Parts<'_>, SyntaxError> {
         return Ok(Parts::Address(address, None));
     }
     let (host, ports) = match text.rsplit_once(':') {
-        Some((host, after)) => (host, Some(ports(after).map_err(|wrong| bare_v6(host).unwrap_or(wrong))?)),
+        Some((host, after)) => (host, Some(after.parse().map_err(|wrong| bare_v6(host).unwrap_or(wrong))?)),
         None => (text, None),
     };
     if host.is_empty() {
@@ -345,7 +349,7 @@ macro_rules! stored_as_text {
     )*};
 }
 pub(super) use stored_as_text;
-stored_as_text!(Listen, Target, Source, Protocol);
+stored_as_text!(Listen, Target, Source, Protocol, Ports);
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::{
     report::{Report, on_line},
     rule::{Forward, Listen, Placed, Protocol, Source, Target},
     settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, MssClamp, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
+    steer,
     syntax::{self, SyntaxError},
 };
 
@@ -55,6 +56,7 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         limits: limits(&file.limits, report),
         timeouts: timeouts(&file.timeouts, report),
         masquerades: file.masquerades.iter().filter_map(|typed| masquerade::read(typed, report)).collect(),
+        steers: file.steers.iter().filter_map(|typed| steer::read(typed, report)).collect(),
         ..Config::default()
     };
     let parts = file.forwards.iter().map(|typed| forward(typed, report)).collect();
@@ -202,7 +204,12 @@ where
     }
 }
 
-fn parsed<T>(list: Option<&Placed<Vec<Placed<String>>>>, key: &str, label: &str, report: &mut Report) -> Vec<Placed<T>>
+pub(super) fn parsed<T>(
+    list: Option<&Placed<Vec<Placed<String>>>>,
+    key: &str,
+    label: &str,
+    report: &mut Report,
+) -> Vec<Placed<T>>
 where
     T: FromStr<Err = SyntaxError>,
 {

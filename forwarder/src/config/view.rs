@@ -70,14 +70,7 @@ impl View<'_> {
                 None => vec![None],
             };
         };
-        let mut numbers: Vec<Option<u8>> = named
-            .iter()
-            .map(|protocol| match protocol.value {
-                Protocol::Icmp if v6 => Some(protocol_numbers::ICMPV6),
-                Protocol::Icmp => Some(protocol_numbers::ICMP),
-                Protocol::Number(number) => Some(number),
-            })
-            .collect();
+        let mut numbers: Vec<Option<u8>> = named.iter().map(|protocol| Some(protocol.number(v6))).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers

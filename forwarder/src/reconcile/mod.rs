@@ -195,7 +195,8 @@ fn assign_counters(running: &Running, desired: &Compiled, live: &BTreeSet<u32>) 
     let (mut counters, mut meanwhile, mut new) = (BTreeMap::new(), running.counters.clone(), Vec::new());
     let mut missing = 0;
     let masquerades = desired.masquerades.iter().map(|masquerade| &masquerade.name);
-    for name in desired.rules.iter().map(|rule| &rule.name).chain(masquerades) {
+    let steers = desired.steers.iter().map(|steer| &steer.name);
+    for name in desired.rules.iter().map(|rule| &rule.name).chain(masquerades).chain(steers) {
         let name = name.to_string();
         let known = running.counters.get(&name).copied();
         let Some(id) = known.or_else(|| free.next()) else {

@@ -133,7 +133,8 @@ impl<A: Family> Diff<'_, A> {
         let mut free = (1..=u32::MAX).filter(|slot| !old.contains(slot));
         for logical in &self.desired.rules {
             let counter = counters.get(&*logical.name).copied().unwrap_or_default();
-            let allow = logical.allow.as_ref().and_then(|list| lists.get(list)).copied().unwrap_or_default();
+            // Where there is no list, the field may have another meaning (a line's interface).
+            let allow = logical.allow.as_ref().and_then(|list| lists.get(list)).copied().unwrap_or(logical.body.allow);
             let rule = Rule { counter, allow, ..logical.body };
             let slot = *holding.entry(content(&rule)).or_insert_with(|| {
                 let slot = free.next().unwrap_or(u32::MAX);
@@ -192,7 +193,7 @@ impl<A: Family> Diff<'_, A> {
             let write = |reference| TableWrite::Range(*key, reference);
             let changes = self.reference(present, wanted, before, after, write, TableWrite::RemoveRange(*key));
             // An address of several rules stands for one of them, whichever.
-            if changes && key.side != Side::Fragment as u32 {
+            if changes && key.side != Side::Fragment as u32 && key.side != Side::OnLink as u32 {
                 self.touch([present.map(|_| before), wanted]);
             }
         }

@@ -31,6 +31,7 @@ fn a_state_comes_back_as_it_was_written() {
         mode: Mode::Tc,
         why: "veth".into(),
         tc: TcAttachment::Clsact { added_qdisc: true },
+        egress: None,
         vlan_stripping_off: false,
         xdp_out: false,
     });

@@ -115,7 +115,7 @@ mod tests {
             interfaces: vec![InterfaceSnapshot {
                 name: "eth\"0\\".to_owned(),
                 mode: Mode::Native,
-                counters: InterfaceCounters { xdp, tc: [0; Outcome::COUNT] },
+                counters: InterfaceCounters { xdp, tc: [0; Outcome::COUNT], egress: [0; Outcome::COUNT] },
             }],
         }
     }

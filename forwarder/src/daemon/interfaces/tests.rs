@@ -28,6 +28,7 @@ fn attached(slot: u32, name: &str, index: u32) -> AttachedInterface {
         mode: Mode::Tc,
         why: String::new(),
         tc: TcAttachment::Tcx,
+        egress: None,
         vlan_stripping_off: false,
         xdp_out: false,
     }

@@ -1,0 +1,185 @@
+//! `[[steer]]`: a packet leaves by the line that its source belongs to, whoever sent it and wherever routing would send it.
+//!
+//! Which line that is, is part of where the way out comes from ([`line`], asked by [`Tables::next_hop`]), so that what rules
+//! translate is steered without a word more. What nobody translates comes here: [`forward`] for what arrives, [`leave`]
+//! for what the machine itself sends.
+
+use crate::{
+    abi::{Direction, NextHopState, RangeKey, Rewrite, RuleRef, Settings, next_hop_flags, setting_flags},
+    address::Address,
+    complete::on_the_wire,
+    packet::Packet,
+    parse::Family,
+    tables::{Ends, Hop, Tables},
+    verdict::{Outcome, Verdict},
+    wire::ethernet,
+};
+
+/// What of a packet's protocol and source port (network order) its way depends on: [`Ends::kind`].
+#[inline(always)]
+pub const fn kind(settings: &Settings, protocol: u8, src_port: u16) -> u32 {
+    if settings.flags & setting_flags::STEER_BY_KIND == 0 {
+        return 0;
+    }
+    (protocol as u32) << 8 | (src_port as u32) << 16
+}
+
+/// The line that packets leave by, as the slot of its rule; 0 where routing decides.
+///
+/// What is directly connected needs no line: the machine's own networks, itself, broadcast and multicast.
+#[inline(always)]
+pub fn line<A: Address, T: Tables<A>>(tables: &T, src: &A, dst: &A, kind: u32) -> u32 {
+    let mut line = by_source(tables, src, 0);
+    if kind != 0 {
+        line = longer(tables, line, by_source(tables, src, kind & 0xffff));
+        if kind >> 16 != 0 {
+            line = longer(tables, line, by_source(tables, src, kind));
+        }
+    }
+    if line != 0 && is_on_link(tables, dst) { 0 } else { line }
+}
+
+/// Of two lines for the same source, that of the longer prefix; where they are equally long, the second, which says more
+/// about the packet.
+#[inline(always)]
+fn longer<A: Address, T: Tables<A>>(tables: &T, one: u32, other: u32) -> u32 {
+    if one == 0 || other == 0 {
+        return one | other;
+    }
+    match (tables.rule(one), tables.rule(other)) {
+        // Of two prefixes of one address, the longer mask has every bit of the other.
+        (Some(first), Some(second)) if !first.mask.shares(first.mask, second.mask) => one,
+        _ => other,
+    }
+}
+
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn by_source<A: Address, T: Tables<A>>(tables: &T, src: &A, kind: u32) -> u32 {
+    in_force(tables, tables.range(&RangeKey::steered(kind, *src)))
+}
+
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn is_on_link<A: Address, T: Tables<A>>(tables: &T, dst: &A) -> bool {
+    in_force(tables, tables.range(&RangeKey::on_link(*dst))) != 0
+}
+
+#[inline(always)]
+fn in_force<A, T: Tables<A>>(tables: &T, reference: Option<RuleRef>) -> u32 {
+    reference.and_then(|reference| reference.slot(tables.generation())).unwrap_or(0)
+}
+
+/// Whether what the steps before left of a packet, as this outcome, may be on its way through this machine.
+#[inline(always)]
+pub const fn may_forward(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::NotOurs | Outcome::Untranslatable | Outcome::Fragment | Outcome::IcmpOther | Outcome::IcmpStray
+    )
+}
+
+/// What a packet's way depends on, read without caring for what follows the network header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addressed<A> {
+    /// Network order.
+    pub src: A,
+    /// Network order.
+    pub dst: A,
+    /// The protocol that follows the network header, extension headers not stepped over.
+    pub protocol: u8,
+    /// Its source port, network order; 0 where it has none or is not in this fragment.
+    pub src_port: u16,
+    /// Where what follows the network header starts.
+    pub transport_offset: usize,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Length of the IP packet by its own header, in bytes.
+    pub length: u32,
+}
+
+/// A packet that arrived and that nobody translates: if its source belongs to a line and it is not for this machine, it
+/// leaves by that line. `passed` is what becomes of every other.
+#[inline(always)]
+pub fn forward<F: Family, T: Tables<F::Address>>(
+    packet: &mut impl Packet,
+    tables: &T,
+    network: usize,
+    passed: Outcome,
+) -> Verdict {
+    let Some(addressed) = F::addressed(packet, network) else { return Verdict::of(passed) };
+    let Some(hop) = steered(tables, &addressed) else { return Verdict::of(passed) };
+    // A source that this machine would reach by another interface than the packet came in by is forged (RFC 2827, RFC
+    // 3704 section 2.2); one that came in by its own line has been there already.
+    let back = Ends { src: addressed.dst, dst: addressed.src, kind: 0 };
+    if hop.interface == tables.ingress() || tables.way(&back).interface != tables.ingress() {
+        return Verdict::of(passed);
+    }
+    // The kernel tells the sender.
+    if addressed.hop_limit <= 1 {
+        return Verdict::of(passed);
+    }
+    if on_the_wire(packet, network, addressed.transport_offset, addressed.protocol, addressed.length) > hop.mtu {
+        return Verdict::of(Outcome::DropTooBig);
+    }
+    let unchanged = Rewrite { src: addressed.src, dst: addressed.dst, ..Rewrite::default() };
+    if F::rewrite(packet, network, &unchanged).is_none() {
+        return Verdict::of(Outcome::DropError);
+    }
+    count(tables, &hop, Direction::Forward, addressed.length);
+    Verdict::forward(hop)
+}
+
+/// A packet that the machine itself sends, on its way out of `interface`: if its source belongs to another line, or to
+/// another router of this one, it goes there.
+#[inline(always)]
+pub fn leave<F: Family, T: Tables<F::Address>>(
+    packet: &mut impl Packet,
+    tables: &T,
+    network: usize,
+    interface: u32,
+) -> Verdict {
+    let Some(addressed) = F::addressed(packet, network) else { return Verdict::of(Outcome::NotOurs) };
+    let Some(hop) = steered(tables, &addressed) else { return Verdict::of(Outcome::NotOurs) };
+    if hop.interface == interface && is_addressed_to(packet, network, &hop) {
+        count(tables, &hop, Direction::Reply, addressed.length);
+        return Verdict::of(Outcome::NotOurs);
+    }
+    if on_the_wire(packet, network, addressed.transport_offset, addressed.protocol, addressed.length) > hop.mtu {
+        return Verdict::of(Outcome::DropTooBig);
+    }
+    count(tables, &hop, Direction::Reply, addressed.length);
+    Verdict::neighbour(hop)
+}
+
+/// The way out of a packet whose source belongs to a line.
+#[inline(always)]
+fn steered<A: Address, T: Tables<A>>(tables: &T, addressed: &Addressed<A>) -> Option<Hop> {
+    let kind = kind(tables.settings(), addressed.protocol, addressed.src_port);
+    let hop = tables.next_hop(&Ends { src: addressed.src, dst: addressed.dst, kind });
+    let leads_out = matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved);
+    (hop.line != 0 && leads_out).then_some(hop)
+}
+
+/// Whether the frame has the next hop's link address already.
+#[inline(always)]
+fn is_addressed_to(packet: &impl Packet, network: usize, hop: &Hop) -> bool {
+    if network == 0 || hop.flags & next_hop_flags::NO_LINK_HEADER != 0 {
+        return true;
+    }
+    let [d0, d1, d2, d3, d4, d5, ..] = hop.link_addresses;
+    packet.read::<{ ethernet::LEN }>(0).is_some_and(|[f0, f1, f2, f3, f4, f5, ..]| {
+        // An unresolved router has no address yet; the kernel asks for it.
+        hop.state == NextHopState::Resolved && [f0, f1, f2, f3, f4, f5] == [d0, d1, d2, d3, d4, d5]
+    })
+}
+
+#[inline(always)]
+fn count<A: Address, T: Tables<A>>(tables: &T, hop: &Hop, direction: Direction, bytes: u32) {
+    if let Some(rule) = tables.rule(hop.line) {
+        tables.count_forwarded(rule.counter, direction, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

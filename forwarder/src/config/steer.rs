@@ -1,0 +1,248 @@
+//! `[[steer]]`: packets with some source address leave by the line that the address belongs to.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    file::FileSteer,
+    interfaces::{self, default_name},
+    report::{Report, on_line},
+    rule::{Placed, Ports, Protocol, protocol_numbers},
+    validate,
+};
+use crate::machine::{Interface, Machine};
+
+/// A `[[steer]]`, every value of which is valid by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steer {
+    /// Unique among all rules; the name of its counters. Made from `interface` where it was not given.
+    pub name: Placed<String>,
+    /// The sources, host bits cleared; never empty.
+    pub from: Vec<Placed<IpNet>>,
+    /// Only packets of these protocols; none for every protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Vec<Placed<Protocol>>>,
+    /// Only packets with these source ports; none for every port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Placed<Ports>>,
+    /// The line.
+    pub interface: Placed<String>,
+    /// The router at its other end, at most one of each family; empty where the line has but one other end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateway: Vec<Placed<IpAddr>>,
+}
+
+/// What a `[[steer]]` is on this machine, for one of its prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The sources.
+    pub from: IpNet,
+    /// The interface out: its index.
+    pub interface: u32,
+    /// Its name.
+    pub interface_name: String,
+    /// The router; none where the destination itself is at the other end of the line.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Steer {
+    fn label(&self) -> String {
+        format!("steer \"{}\": ", self.name.value)
+    }
+
+    /// Protocol and source port of each kind of packet it is for, host order; 0 for any.
+    ///
+    /// Ports without protocols are those of TCP and UDP, as in a `[[forward]]`.
+    pub fn kinds(&self, v6: bool) -> Vec<(u8, u16)> {
+        let numbers = |list: &Vec<Placed<Protocol>>| list.iter().map(|protocol| protocol.value.number(v6)).collect();
+        let protocols: Vec<u8> = match (&self.protocol, &self.port) {
+            (Some(list), _) => numbers(list),
+            (None, Some(_)) => vec![protocol_numbers::TCP, protocol_numbers::UDP],
+            (None, None) => vec![0],
+        };
+        let ports = self.port.map_or(Ports { first: 0, last: 0 }, |ports| ports.value);
+        protocols.iter().flat_map(|protocol| (ports.first..=ports.last).map(|port| (*protocol, port))).collect()
+    }
+}
+
+/// The most source ports that one `[[steer]]` can name: each is an entry of a table for each prefix and protocol.
+const MOST_PORTS: u32 = 256;
+
+/// Checks one by itself; none if a part that it cannot be without is missing.
+pub(super) fn read(typed: &FileSteer, report: &mut Report) -> Option<Steer> {
+    let label = typed.label();
+    if let Some(name) = &typed.name {
+        validate::check_name(name, report);
+    }
+    let from = typed.from.as_ref().map(|list| prefixes(list, &label, report)).unwrap_or_default();
+    let protocol = typed.protocol.as_ref().map(|list| validate::parsed(Some(list), "protocol", &label, report));
+    let port = typed.port.as_ref().and_then(|text| ports(text, &label, report));
+    check_ports(protocol.as_deref(), port.as_ref(), &label, report);
+    let interface = typed.interface.clone().filter(|name| interfaces::is_name(name, "interface", &label, report));
+    let gateway = typed
+        .gateway
+        .as_ref()
+        .map(|list| interfaces::one_of_each_family(list, "gateway", &label, "the router's address", report))
+        .unwrap_or_default();
+    for prefix in &from {
+        let family = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        if !gateway.is_empty() && !gateway.iter().any(|gateway| gateway.is_ipv4() == prefix.addr().is_ipv4()) {
+            let family = family(prefix.addr());
+            let what = format!("{label}from \"{}\" is {family} and no `gateway` is", prefix.value);
+            report.error(prefix.place, what, format!("the router's {family} address too: gateway = [\"…\", \"…\"]"));
+        }
+    }
+    let interface = interface?;
+    if from.is_empty() {
+        return None;
+    }
+    let name =
+        typed.name.clone().unwrap_or_else(|| Placed { value: default_name("steer", &interface), place: typed.place });
+    Some(Steer { name, from, protocol, port, interface, gateway })
+}
+
+fn prefixes(list: &Placed<Vec<Placed<String>>>, label: &str, report: &mut Report) -> Vec<Placed<IpNet>> {
+    let prefixes = interfaces::prefixes(list, "from", label, report);
+    let (good, all): (Vec<_>, Vec<_>) = prefixes.into_iter().partition(|prefix| prefix.prefix_len() > 0);
+    for prefix in all {
+        let what = format!("{label}from \"{}\" is everybody: that is what the default route is for", prefix.value);
+        report.error(prefix.place, what, "the addresses that belong to the line, such as 192.0.2.123");
+    }
+    good
+}
+
+fn ports(text: &Placed<String>, label: &str, report: &mut Report) -> Option<Placed<Ports>> {
+    let ports: Placed<Ports> = validate::parse_one(text, "port", label, report)?;
+    if ports.count() > MOST_PORTS {
+        let what = format!("{label}port \"{}\" is more than {MOST_PORTS} ports", text.value);
+        report.error(text.place, what, "fewer ports, or an address of their own for those services");
+        return None;
+    }
+    Some(ports)
+}
+
+/// Reports ports of protocols that have none.
+fn check_ports(
+    protocols: Option<&[Placed<Protocol>]>,
+    ports: Option<&Placed<Ports>>,
+    label: &str,
+    report: &mut Report,
+) {
+    let Some(ports) = ports else { return };
+    for protocol in protocols.unwrap_or_default() {
+        if !protocol.has_ports() {
+            let what = format!("{label}port \"{}\" with protocol {}, which has no ports", ports.value, protocol.value);
+            report.error(protocol.place, what, "a [[steer]] of its own for that protocol, without `port`");
+        }
+    }
+}
+
+/// Reports sources that two of them send by different lines, as far as that can be said without the machine.
+pub(super) fn check_conflicts(steers: &[Steer], report: &mut Report) {
+    let mut first: HashMap<(IpNet, u8, u16), (&Steer, &Placed<IpNet>)> = HashMap::new();
+    for steer in steers {
+        for from in &steer.from {
+            for (protocol, port) in steer.kinds(!from.addr().is_ipv4()) {
+                match first.entry((from.value, protocol, port)) {
+                    Entry::Vacant(entry) => {
+                        entry.insert((steer, from));
+                    }
+                    Entry::Occupied(entry) => {
+                        let (other, place) = *entry.get();
+                        let what = format!(
+                            "{}from \"{}\" is steered by \"{}\" already{}",
+                            steer.label(),
+                            from.value,
+                            other.name.value,
+                            on_line(place.place)
+                        );
+                        report.error(from.place, what, "one line for each source, or a longer prefix for a part of it");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What each of them is on this machine; what does not fit the machine is reported, and missing.
+pub(super) fn resolve(steers: &[Steer], machine: &Machine, report: &mut Report) -> Vec<Vec<Line>> {
+    steers.iter().map(|steer| lines(steer, machine, report)).collect()
+}
+
+fn lines(steer: &Steer, machine: &Machine, report: &mut Report) -> Vec<Line> {
+    let label = steer.label();
+    let Some(interface) = interfaces::named(&steer.interface, "interface", &label, machine, report) else {
+        return Vec::new();
+    };
+    if interface.name == "lo" {
+        let what = format!("{label}interface \"lo\" leads nowhere");
+        report.error(steer.interface.place, what, "the interface of the line, such as ppp0");
+        return Vec::new();
+    }
+    let usable = steer.gateway.iter().all(|gateway| check_gateway(&label, gateway, interface, machine, report));
+    if !usable {
+        return Vec::new();
+    }
+    let mut lines = Vec::new();
+    for from in &steer.from {
+        let gateway = steer.gateway.iter().find(|gateway| gateway.is_ipv4() == from.addr().is_ipv4());
+        if steer.gateway.is_empty() && interface.has_link_header {
+            let what = format!("{label}{} has more than one other end, and `gateway` is missing", interface.name);
+            let hint = "the router at the other end: gateway = \"192.0.2.1\"; `ip route` shows the one in use";
+            report.error(steer.interface.place, what, hint);
+            break;
+        }
+        lines.push(Line {
+            from: from.value,
+            interface: interface.index,
+            interface_name: interface.name.clone(),
+            gateway: gateway.map(|gateway| gateway.value),
+        });
+    }
+    lines
+}
+
+/// Whether a gateway is one: somebody else, on the line itself.
+fn check_gateway(
+    label: &str,
+    gateway: &Placed<IpAddr>,
+    interface: &Interface,
+    machine: &Machine,
+    report: &mut Report,
+) -> bool {
+    if let Some(owner) = machine.owner(gateway.value) {
+        let what = format!("{label}gateway \"{}\" is this machine itself ({})", gateway.value, owner.name);
+        report.error(gateway.place, what, "the router at the other end of the line");
+        return false;
+    }
+    let link_local = matches!(gateway.value, IpAddr::V6(address) if address.is_unicast_link_local());
+    let on_link = link_local
+        || !interface.has_link_header
+        || interface.addresses.iter().any(|network| network.contains(&gateway.value));
+    if !on_link {
+        let mut networks: Vec<String> = interface
+            .addresses
+            .iter()
+            .filter(|network| network.addr().is_ipv4() == gateway.is_ipv4())
+            .map(|network| network.trunc().to_string())
+            .collect();
+        networks.dedup();
+        let hint = if networks.is_empty() {
+            format!("`ip address show dev {}`: it has no address of that family", interface.name)
+        } else {
+            format!("an address in {}", networks.join(" or "))
+        };
+        report.error(
+            gateway.place,
+            format!("{label}gateway \"{}\" is not in a network of {}", gateway.value, interface.name),
+            hint,
+        );
+    }
+    on_link
+}
