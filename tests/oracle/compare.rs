@@ -3,7 +3,9 @@
 //! Made equal before: the port that masquerading chose (by a binding that must be one to one), how a packet was cut into
 //! fragments, and bytes behind the end of an IP packet (which netfilter's stack cuts off).
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::env;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::thread;
@@ -29,6 +31,8 @@ use report::{hex, kinds, peculiarities, show_both};
 
 /// In flight at once: fewer than the shortest queue on the way holds.
 const BATCH: usize = 40;
+/// After so many packets, one hears how far it is.
+const STEP: usize = 1000;
 /// How many kinds of differences are shown before the run ends.
 const ENOUGH: usize = 30;
 
@@ -48,6 +52,10 @@ pub(crate) struct Case<'c> {
     pub(crate) nftables: &'c [Out],
     /// What a translator that only replaces addresses and ports makes of it.
     pub(crate) reference: Option<Out>,
+    /// All flows.
+    pub(crate) flows: &'c [Flow],
+    /// Whether connection tracking said that the packet is invalid; slow.
+    pub(crate) is_invalid: &'c dyn Fn() -> bool,
 }
 
 pub(crate) struct Oracle {
@@ -60,6 +68,8 @@ pub(crate) struct Oracle {
     compared: BTreeMap<&'static str, [usize; 2]>,
     /// By kind: how many, and the first.
     problems: BTreeMap<String, (usize, String)>,
+    /// The explanation that does not count.
+    without: Option<String>,
 }
 
 /// Protocol, source address, destination and port, source port.
@@ -79,18 +89,26 @@ impl Oracle {
             explained: BTreeMap::new(),
             compared: BTreeMap::new(),
             problems: BTreeMap::new(),
+            without: env::var("FORWARDER_ORACLE_WITHOUT").ok(),
         };
         oracle.bind_marker();
         oracle
     }
 
-    /// Sends so many packets. What was compared, or, if there are differences without explanation, what they are.
+    /// Sends so many packets, and says so as it goes on. What was compared, or, if there are differences without explanation,
+    /// what they are.
     pub(crate) fn run(mut self, packets: usize) -> Result<String, String> {
         let mut sent = 0;
         while sent < packets && self.problems.len() < ENOUGH {
             let inputs = self.generator.batch(BATCH.min(packets - sent));
             sent += inputs.len();
             self.batch(&inputs);
+            if sent / STEP != (sent - inputs.len()) / STEP || sent == packets {
+                self.tell(sent);
+            }
+        }
+        if sent != packets {
+            self.tell(sent);
         }
         let mut report = format!("{sent} packets\n");
         for (what, [same, came_out]) in &self.compared {
@@ -111,6 +129,18 @@ impl Oracle {
         Err(report)
     }
 
+    /// A line of JSON for `cargo xtask oracle`, if it wants one.
+    fn tell(&self, sent: usize) {
+        if env::var_os("FORWARDER_ORACLE_REPORT").is_some() {
+            let same: usize = self.compared.values().map(|[same, _]| same).sum();
+            let unexplained: usize = self.problems.values().map(|(count, _)| count).sum();
+            let report = serde_json::json!({
+                "sent": sent, "same": same, "explained": self.explained, "unexplained": unexplained,
+            });
+            eprintln!("{report}");
+        }
+    }
+
     fn batch(&mut self, inputs: &[Input]) {
         self.send(inputs);
         let mut raw = self.collect();
@@ -123,9 +153,10 @@ impl Oracle {
         }
         self.learn_bindings(inputs, &raw);
         let by_mark = self.canonical(inputs, &raw);
+        let invalid = OnceCell::new();
         for input in inputs {
             let of_lab = |lab: usize| by_mark[lab].get(&input.mark).cloned().unwrap_or_default();
-            self.judge(input, &of_lab(0), &of_lab(1));
+            self.judge(input, &of_lab(0), &of_lab(1), &invalid);
         }
         let strangers = [0, 1].map(|lab: usize| {
             let mut strangers: Vec<Out> = by_mark[lab]
@@ -240,7 +271,8 @@ impl Oracle {
         })
     }
 
-    fn judge(&mut self, input: &Input, forwarder: &[Out], nftables: &[Out]) {
+    /// `invalid`: the marks of this batch's packets that connection tracking calls so, once somebody wants to know.
+    fn judge(&mut self, input: &Input, forwarder: &[Out], nftables: &[Out], invalid: &OnceCell<HashSet<u16>>) {
         let flow = input.flow.map(|index| &self.generator.flows[index]);
         if forwarder == nftables {
             let [same, came_out] = self.compared.entry(input.what).or_default();
@@ -249,8 +281,18 @@ impl Oracle {
             return;
         }
         let reference = flow.and_then(|flow| reference::reference(input, flow));
-        let case = Case { source: self.generator.source, input, flow, forwarder, nftables, reference };
-        if let Some(name) = differences::explain(&case) {
+        let is_invalid = || invalid.get_or_init(|| self.twins[1].invalid()).contains(&input.mark);
+        let case = Case {
+            source: self.generator.source,
+            input,
+            flow,
+            forwarder,
+            nftables,
+            reference,
+            flows: &self.generator.flows,
+            is_invalid: &is_invalid,
+        };
+        if let Some(name) = differences::explain(&case, self.without.as_deref()) {
             *self.explained.entry(name).or_default() += 1;
             return;
         }

@@ -7,10 +7,14 @@ use forwarder_lab::Family;
 
 use crate::compare::reference::is_piece_of;
 use crate::compare::{Case, Out};
-use crate::flow::End;
+use crate::flow::{End, Flow, Stage};
 use crate::packet::{Damage, ETHERNET, ICMP, ICMPV6, RST, TCP, UDP};
 use crate::plan::{self, Source, Way};
 use crate::view::View;
+
+mod one_to_one;
+
+use one_to_one::{is_npt, npt_errors, two_prefixes};
 
 type Explanation = (&'static str, fn(&Case<'_>) -> bool);
 
@@ -42,9 +46,10 @@ const EXPLANATIONS: &[Explanation] = &[
     ("ICMP that is neither echo nor error", other_icmp),
 ];
 
-/// The name of the difference between what came out of both labs.
-pub(crate) fn explain(case: &Case<'_>) -> Option<&'static str> {
-    EXPLANATIONS.iter().find(|(_, applies)| applies(case)).map(|(name, _)| *name)
+/// The name of the difference between what came out of both labs, if it has another than `without`.
+pub(crate) fn explain(case: &Case<'_>, without: Option<&str>) -> Option<&'static str> {
+    let name = EXPLANATIONS.iter().find(|(_, applies)| applies(case)).map(|(name, _)| *name);
+    name.filter(|name| without != Some(*name))
 }
 
 impl Case<'_> {
@@ -103,8 +108,7 @@ fn wrong_checksum(case: &Case<'_>) -> bool {
 /// netfilter's stack fills in routes and times, and complains about options whose contents it does not understand.
 fn options(case: &Case<'_>) -> bool {
     let options = case.packet().options.len();
-    let is_error = case.input.what == "ICMP error" && case.forwarder.len() == 1;
-    if options == 0 || !(is_error || case.is_forwarded()) {
+    if options == 0 || !case.is_forwarded() {
         return false;
     }
     let same_but_options = |out: &Out| {
@@ -119,7 +123,7 @@ fn options(case: &Case<'_>) -> bool {
     };
     match case.nftables {
         // Nobody complains about an error.
-        [] => is_error,
+        [] => case.input.what == "ICMP error",
         [out] => same_but_options(out) || case.answers(out),
         _ => false,
     }
@@ -130,6 +134,9 @@ fn source_route(case: &Case<'_>) -> bool {
     let routed = case.packet().extensions.iter().any(|(kind, body)| *kind == ROUTING && body[1] != 0);
     routed && case.is_left_to_kernel(case.forwarder)
 }
+
+/// The place of its lab where there is one thing for each.
+const NFTABLES: usize = 1;
 
 /// How many extension headers forwarder reads.
 const MOST: usize = 6;
@@ -143,21 +150,14 @@ fn to_all_stations(case: &Case<'_>) -> bool {
     case.input.to == Some([0xff; 6]) && case.is_left_to_kernel(case.forwarder) && case.nftables.is_empty()
 }
 
-/// Flags that no connection begins with, or that netfilter calls nonsense; what goes on after the backend has refused, or
-/// on ports that were used before.
+/// Connection tracking calls it invalid: flags that no connection begins with, or that make no sense; what goes on after
+/// it has forgotten the connection, or that it did not expect in the state that it has seen. So it calls errors about those, too.
 fn tcp_states(case: &Case<'_>) -> bool {
-    let used_before = |flow: &crate::flow::Flow| {
-        flow.history.iter().any(|event| event.starts_with("refused") || event.starts_with("reuse"))
-    };
-    // Hosts behind a prefix may open to each other, and to the world, what is opened from there with the same ports.
-    let is_odd = matches!(case.input.what, "stray" | "SYN into a connection")
-        || case.source == Source::Prefix
-        || case.flow.is_some_and(used_before);
-    let is_error = case.input.what == "ICMP error" && case.forwarder.len() == 1;
-    is_odd
-        && case.flow.is_some_and(|flow| flow.protocol == TCP)
-        && (is_error || case.is_forwarded())
+    case.flow.is_some_and(|flow| flow.protocol == TCP)
+        && case.packet().damage.is_none()
+        && case.is_forwarded()
         && case.is_not_translated()
+        && (case.is_invalid)()
 }
 
 fn stateless_reply(case: &Case<'_>) -> bool {
@@ -165,7 +165,7 @@ fn stateless_reply(case: &Case<'_>) -> bool {
         && case.input.by == End::Server
         && case.is_forwarded()
         && case.is_not_translated()
-        && case.flow.is_some_and(|flow| flow.stage == crate::flow::Stage::Odd)
+        && case.flow.is_some_and(|flow| flow.stage == Stage::Odd)
 }
 
 /// Two clients of a protocol without ports cannot be told apart by their replies. Whose flow is there first depends on
@@ -226,7 +226,7 @@ fn fragments(case: &Case<'_>) -> bool {
 /// Where netfilter does not follow connections, it does not mind either.
 fn without_first(case: &Case<'_>) -> bool {
     let pieces = &case.packet().pieces;
-    !pieces.is_empty() && pieces.iter().all(|piece| piece.start != 0) && case.forwarder.is_empty()
+    is_npt(case) && !pieces.is_empty() && pieces.iter().all(|piece| piece.start != 0) && case.forwarder.is_empty()
 }
 
 fn tiny_fragments(case: &Case<'_>) -> bool {
@@ -239,10 +239,11 @@ const TCP_HEADER: usize = 20;
 
 /// Where netfilter does not follow connections it does not look at the transport either.
 fn too_short(case: &Case<'_>) -> bool {
-    matches!(
+    let is_damaged = matches!(
         case.packet().damage,
         Some(Damage::Cut(_) | Damage::Length(_) | Damage::TcpOffset(_) | Damage::UdpLength(_))
-    ) && case.is_left_to_kernel(case.forwarder)
+    );
+    is_npt(case) && is_damaged && case.is_left_to_kernel(case.forwarder)
 }
 
 impl Case<'_> {
@@ -258,7 +259,9 @@ impl Case<'_> {
 
 /// RFC 792 promises eight bytes. Without connections fewer are enough; of some protocols, so they are for forwarder.
 fn about_too_little(case: &Case<'_>) -> bool {
-    case.input.what == "ICMP error" && case.embedded().is_none_or(|(_, length)| length < 8)
+    case.input.what == "ICMP error"
+        && case.embedded().is_none_or(|(_, length)| length < 8)
+        && (case.is_forwarded() && case.is_not_translated() || case.is_left_to_kernel(case.forwarder))
 }
 
 /// Source routes, many extension headers, later fragments: nothing like it is forwarded as a packet of a flow.
@@ -270,29 +273,10 @@ fn about_what_is_not_forwarded(case: &Case<'_>) -> bool {
 }
 
 fn wrong_error(case: &Case<'_>) -> bool {
-    case.input.what == "ICMP error"
+    is_npt(case)
+        && case.input.what == "ICMP error"
         && matches!(case.packet().damage, Some(Damage::Checksum(_)))
         && case.is_left_to_kernel(case.forwarder)
-}
-
-/// netfilter's NPT translates the packet inside only if the error is from or for an inner host, and only what it sees at
-/// the place.
-fn npt_errors(case: &Case<'_>) -> bool {
-    let mapped = case.flow.is_some_and(|flow| flow.listen.name == "mapped" || flow.seen != flow.client);
-    let is_error = |out: &Out| View::of(&out.frame).is_some_and(|view| view.is_icmp_error(&out.frame));
-    case.input.what == "ICMP error"
-        && case.packet().src.is_ipv6()
-        && mapped
-        && case.flow.is_some_and(|flow| !flow.chooses_port[0])
-        && matches!((case.forwarder, case.nftables), ([forwarder], [nftables])
-            if is_error(forwarder) && is_error(nftables) && forwarder.at == nftables.at)
-}
-
-/// Between hosts of two inner prefixes: forwarder maps the destination, netfilter the source too.
-fn two_prefixes(case: &Case<'_>) -> bool {
-    case.flow.is_some_and(|flow| flow.seen != flow.client && !flow.chooses_port[0] && flow.sides[0] == flow.sides[1])
-        && case.packet().src.is_ipv6()
-        && !case.is_forwarded()
 }
 
 /// Both say the same, but from another address; forwarder's IPv4 errors may not be cut. What NPT has translated the kernel
@@ -339,8 +323,17 @@ fn stray_from_behind(case: &Case<'_>) -> bool {
 /// netfilter lets a host behind have a port of ours that a rule listens on: what its remote end sends to the listen from
 /// the same port is an answer then.
 fn ports_of_listens(case: &Case<'_>) -> bool {
-    let comes_in = case.flow.is_some_and(|flow| flow.sides == Way::Inward.sides());
-    case.source == Source::Outgoing && comes_in && case.is_forwarded() && case.is_not_translated()
+    let Some(flow) = case.flow.filter(|flow| flow.sides == Way::Inward.sides()) else { return false };
+    let took_its_port = |other: &Flow| {
+        other.sides == Way::Outward.sides()
+            && other.protocol == flow.protocol
+            && other.is_bound_to(NFTABLES, Some(flow.listen_port))
+            && (other.listen.address, other.listen_port) == (flow.client, flow.client_port)
+    };
+    case.source == Source::Outgoing
+        && case.flows.iter().any(took_its_port)
+        && case.is_forwarded()
+        && case.is_not_translated()
 }
 
 /// The kernel forwards it if it is IPv6; where a flow of ours looks the same, connection tracking drops it.

@@ -3,7 +3,9 @@
 //!
 //! `plan.rs` says the rules in both languages, `twin.rs` builds a lab for each, `generate.rs` makes packets up (`packet.rs`)
 //! that belong to flows (`flow.rs`), `compare.rs` runs them and compares. What is made up depends on the seed alone:
-//! `FORWARDER_ORACLE_SEED`; how much, on `FORWARDER_ORACLE_PACKETS`. `cargo xtask oracle` sets both.
+//! `FORWARDER_ORACLE_SEED`; how much, on `FORWARDER_ORACLE_PACKETS`. `cargo xtask oracle` sets both, and hears how it goes
+//! (`FORWARDER_ORACLE_REPORT`). What a name explains is shown like what none does if it is given as
+//! `FORWARDER_ORACLE_WITHOUT`.
 //!
 //! In the same lab, `floods.rs` and `floods_outwards.rs`: what happens to flows while others do their worst.
 #![allow(

@@ -8,7 +8,7 @@ use crate::flow::End;
 
 mod rules;
 
-pub(crate) use rules::{CONNTRACK, KERNEL, configuration, npt, rules, ruleset};
+pub(crate) use rules::{CONNTRACK, JUDGED, KERNEL, configuration, judgement, npt, rules, ruleset};
 
 /// What the setting is about: which source address the server sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,9 @@ pub(crate) fn inner(family: Family, index: u8) -> IpAddr {
 pub(crate) const MAPPED: u8 = 4;
 
 /// (outer, inner, length)
-fn prefixes(family: Family) -> &'static [(&'static str, &'static str, u8)] {
+pub(crate) type Prefixes = (&'static str, &'static str, u8);
+
+pub(crate) fn prefixes(family: Family) -> &'static [Prefixes] {
     match family {
         Family::V4 => &[("203.0.113.64", "10.9.0.64", 26)],
         Family::V6 => &[("2001:db8:9::", "fd0a::", 48), ("2001:db8:a:7::", "fd0b:0:0:1::", 64)],
@@ -207,6 +209,23 @@ fn nptv6(address: Ipv6Addr, to: Ipv6Addr, from: Ipv6Addr, length: u8) -> Ipv6Add
     let word = (i64::from(words[kept]) + sum(from) - sum(to)).rem_euclid(0xffff);
     words[kept] = u16::try_from(word).unwrap_or_default();
     words.into()
+}
+
+/// The inner address of an IPv6 address of an outer prefix, if it is of this one.
+pub(crate) fn to_inner(address: IpAddr, (outer, inner, length): &Prefixes) -> Option<IpAddr> {
+    between(address, outer, inner, *length)
+}
+
+/// The outer address of one of an inner prefix, if it is of this one.
+pub(crate) fn to_outer(address: IpAddr, (outer, inner, length): &Prefixes) -> Option<IpAddr> {
+    between(address, inner, outer, *length)
+}
+
+fn between(address: IpAddr, from: &str, to: &str, length: u8) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let (from, to): (Ipv6Addr, Ipv6Addr) = (from.parse().unwrap(), to.parse().unwrap());
+    let is_of = (address.to_bits() ^ from.to_bits()).leading_zeros() >= u32::from(length);
+    is_of.then(|| nptv6(address, to, from, length).into())
 }
 
 /// Clients on the link (below [`FAR`]) and behind a router.

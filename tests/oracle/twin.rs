@@ -1,6 +1,7 @@
 //! Two labs that differ in one thing: what stands in the middle, forwarder or nftables. The same hosts, addresses and MAC
 //! addresses; nobody at the ends answers by himself.
 
+use std::collections::HashSet;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +44,8 @@ pub(crate) struct Twin {
     client: Wire,
     home: Wire,
     pub(crate) forwarder: Option<Forwarder>,
+    /// The set of what connection tracking calls invalid: family, table, name.
+    judged: Option<[&'static str; 3]>,
     net: Topology,
 }
 
@@ -70,7 +73,7 @@ impl Twin {
     }
 
     fn with_nftables(family: Family, source: Source) -> Self {
-        let twin = Self::without_rules(Offloads::Default, family);
+        let mut twin = Self::without_rules(Offloads::Default, family);
         twin.end_routes(family);
         let net = &twin.net;
         let npt = plan::npt(family, source);
@@ -81,8 +84,9 @@ impl Twin {
         if npt.is_empty() {
             let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
             net.lab.delete_at_end(&path).unwrap();
-            fs::write(&path, plan::ruleset(family, source)).unwrap();
+            fs::write(&path, plan::ruleset(family, source) + &plan::judgement(family)).unwrap();
             net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+            twin.judged = Some([if family == Family::V4 { "ip" } else { "ip6" }, plan::JUDGED, "invalid"]);
         }
         for (key, value) in plan::CONNTRACK {
             net.forwarder.sysctl(&format!("net.netfilter.{key}"), value).unwrap();
@@ -96,7 +100,13 @@ impl Twin {
         for interface in ["eth0", "eth1"] {
             net.forwarder.features(interface, "tx off").unwrap();
         }
-        Self { client: net.client.wire("eth0").unwrap(), home: net.home.wire("eth0").unwrap(), forwarder: None, net }
+        Self {
+            client: net.client.wire("eth0").unwrap(),
+            home: net.home.wire("eth0").unwrap(),
+            forwarder: None,
+            judged: None,
+            net,
+        }
     }
 
     /// Nobody is told that there is no route: the kernel says so as often as it likes.
@@ -109,6 +119,20 @@ impl Twin {
     pub(crate) fn route_everything(&self, family: Family) {
         let router = plan::client(family, 0);
         self.net.forwarder.route("default", &format!("via {router}")).unwrap();
+    }
+
+    /// The marks of the packets that connection tracking has called invalid since it was asked last; none where it is not at
+    /// work.
+    pub(crate) fn invalid(&self) -> HashSet<u16> {
+        let Some(set) = &self.judged else { return HashSet::new() };
+        let forwarder = &self.net.forwarder;
+        let listing = forwarder.run(&["nft", "--json", "list", "set", set[0], set[1], set[2]]).unwrap();
+        forwarder.run(&["nft", "flush", "set", set[0], set[1], set[2]]).unwrap();
+        let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
+        let elements =
+            listing["nftables"].as_array().unwrap().iter().find_map(|object| object["set"]["elem"].as_array());
+        let marks = elements.into_iter().flatten().map(|mark| mark.as_u64().unwrap() as u16);
+        marks.collect()
     }
 
     const fn wire(&self, side: Side) -> &Wire {

@@ -65,6 +65,13 @@ impl Step {
         Ok(())
     }
 
+    /// How far it is.
+    pub(crate) fn message(&self, text: &str) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(text.to_owned());
+        }
+    }
+
     pub(crate) fn done(mut self) {
         self.end('✓');
     }

@@ -1,31 +1,44 @@
 //! What a translator that does nothing but replace addresses and ports makes of a packet.
 
+use std::net::IpAddr;
+
 use super::Out;
 use crate::flow::{End, Flow};
 use crate::generate::Input;
 use crate::packet::{ETHERNET, Packet};
+use crate::plan::Side;
 use crate::twin::{middle, station};
 use crate::view::{View, octets, update};
 
+/// Of an ICMP message about a packet, which follows.
+const ICMP_HEADER: usize = 8;
+
 /// The naive translation: everything stays but what must change.
-pub(super) fn reference(input: &Input, flow: &Flow) -> Option<Out> {
+pub(crate) fn reference(input: &Input, flow: &Flow) -> Option<Out> {
     if input.what == "strange" {
         return None;
     }
     let whole = Packet { pieces: Vec::new(), ..input.packets[0].clone() };
     let [mut frame] = <[Vec<u8>; 1]>::try_from(whole.frames([0; 6], [0; 6])).ok()?;
     let view = View::of(&frame)?;
-    if view.is_icmp_error(&frame) || view.transport > view.end {
+    if view.transport > view.end {
         return None;
     }
     frame.truncate(view.end);
     let at = flow.side(input.by.other());
-    frame[..6].copy_from_slice(&station(at));
-    frame[6..12].copy_from_slice(&middle(at));
     let (src, dst) = match input.by {
         End::Client => (flow.seen, flow.listen.to),
         End::Server => (flow.listen.address, flow.client),
     };
+    if view.is_icmp_error(&frame) {
+        // A router's own address stays where that of the end does.
+        let from = match input.by {
+            End::Client => flow.client,
+            End::Server => flow.listen.to,
+        };
+        restore_embedded(&mut frame, &view, flow, input.by.other(), src)?;
+        return readdress(frame, &view, at, if src == from { view.src } else { src }, dst);
+    }
     let (port_at, port) = match input.by {
         End::Client => (view.dst_port_at(), flow.to_port()),
         End::Server => (view.src_port_at(), if flow.is_echo() { flow.client_port } else { flow.listen_port }),
@@ -36,6 +49,46 @@ pub(super) fn reference(input: &Input, flow: &Flow) -> Option<Out> {
     if input.by == End::Server && view.port(&frame, view.dst_port_at()).is_some() {
         view.replace(&mut frame, view.dst_port_at(), &flow.client_port.to_be_bytes(), false, None);
     }
+    readdress(frame, &view, at, src, dst)
+}
+
+/// Makes the packet inside an error the one that its sender sent, to an end that it knows as `peer`.
+fn restore_embedded(frame: &mut [u8], view: &View, flow: &Flow, sender: End, peer: IpAddr) -> Option<()> {
+    let (inner, checksum) = (view.inner(frame)?, view.checksum_at());
+    let (src, src_port, dst_port) = match sender {
+        End::Client => (flow.client, flow.client_port, flow.listen_port),
+        End::Server => (flow.listen.to, flow.to_port(), flow.client_port),
+    };
+    if flow.is_echo() {
+        if inner.port(frame, inner.src_port_at()).is_some() {
+            inner.replace(frame, inner.src_port_at(), &flow.client_port.to_be_bytes(), false, checksum);
+        }
+    } else {
+        for (at, port) in [(inner.src_port_at(), src_port), (inner.dst_port_at(), dst_port)] {
+            if inner.port(frame, at).is_some() {
+                inner.replace(frame, at, &port.to_be_bytes(), false, checksum);
+            }
+        }
+    }
+    let network = view.transport + ICMP_HEADER;
+    let addresses = [octets(src), octets(peer)].concat();
+    let before = [octets(inner.src), octets(inner.dst)].concat();
+    let at = network + if src.is_ipv4() { 12 } else { 8 };
+    inner.replace(frame, at, &addresses, true, checksum);
+    if src.is_ipv4() {
+        let header = network + 10..network + 12;
+        let old = frame[header.clone()].to_vec();
+        update(frame, header.start, &before, &addresses);
+        let new = frame[header].to_vec();
+        update(frame, checksum?, &old, &new);
+    }
+    Some(())
+}
+
+/// To this side, between these addresses, with a hop less.
+fn readdress(mut frame: Vec<u8>, view: &View, at: Side, src: IpAddr, dst: IpAddr) -> Option<Out> {
+    frame[..6].copy_from_slice(&station(at));
+    frame[6..12].copy_from_slice(&middle(at));
     let (src_at, ttl_at, header_checksum) =
         if view.src.is_ipv4() { (12, 8, Some(ETHERNET + 10)) } else { (8, 7, None) };
     let addresses = [octets(src), octets(dst)].concat();

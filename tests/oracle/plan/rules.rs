@@ -125,6 +125,18 @@ pub(crate) fn ruleset(family: Family, source: Source) -> String {
     )
 }
 
+/// Connection tracking's judgement, before anything is translated: the marks of what it calls invalid are noted in a set.
+pub(crate) fn judgement(family: Family) -> String {
+    let (ip, mark) = if family == Family::V4 { ("ip", "@nh,32,16") } else { ("ip6", "@nh,16,16") };
+    format!(
+        "table {ip} {JUDGED} {{\nset invalid {{\ntype inet_service\nflags dynamic\nsize 65535\n}}\n\
+         chain see {{\ntype filter hook prerouting priority mangle\nct state invalid update @invalid {{ {mark} }}\n}}\n}}\n"
+    )
+}
+
+/// The table of [`judgement`].
+pub(crate) const JUDGED: &str = "judged";
+
 /// Where netfilter translates without connections: prefixes of IPv6 (NPTv6), for `ip6tables`.
 pub(crate) fn npt(family: Family, source: Source) -> Vec<String> {
     if family == Family::V4 || source != Source::Prefix {
