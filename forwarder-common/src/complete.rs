@@ -56,7 +56,7 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
     match hop.state {
         NextHopState::Resolved | NextHopState::Unresolved => {}
         NextHopState::Local if found.may_be_own() => return Verdict::of(Outcome::ToSelf),
-        _ => return refuse(tables, parsed, &found, &hop, Outcome::DropNoRoute),
+        _ => return refuse(tables, parsed, &found, &hop, hop.missing()),
     }
     if parsed.hop_limit <= 1 {
         return refuse(tables, parsed, &found, &hop, Outcome::DropTtl);

@@ -99,7 +99,7 @@ pub fn later<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables:
     let (fragment, decision) = (&draft.fragment, &draft.decision);
     let hop = next_hop(tables, decision, fragment.protocol);
     if !matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved) {
-        return Verdict::of(Outcome::DropNoRoute);
+        return Verdict::of(hop.missing());
     }
     if fragment.hop_limit <= 1 {
         return Verdict::of(Outcome::DropTtl);

@@ -65,7 +65,7 @@ pub fn process<F: Embeds, T: Tables<F::Address>>(packet: &mut impl Packet, table
     match hop.state {
         NextHopState::Resolved | NextHopState::Unresolved => {}
         NextHopState::Local => return Verdict::of(Outcome::ToSelf),
-        _ => return Verdict::of(Outcome::DropNoRoute),
+        _ => return Verdict::of(hop.missing()),
     }
     if error.hop_limit <= 1 {
         return Verdict::of(Outcome::DropTtl);

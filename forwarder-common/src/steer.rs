@@ -10,7 +10,7 @@ use crate::{
     complete::on_the_wire,
     packet::Packet,
     parse::Family,
-    tables::{Ends, Hop, Tables},
+    tables::{Ends, Event, Hop, Tables},
     verdict::{Outcome, Verdict},
     wire::ethernet,
 };
@@ -108,12 +108,18 @@ pub fn forward<F: Family, T: Tables<F::Address>>(
     passed: Outcome,
 ) -> Verdict {
     let Some(addressed) = F::addressed(packet, network) else { return Verdict::of(passed) };
-    let Some(hop) = steered(tables, &addressed) else { return Verdict::of(passed) };
+    let hop = way_out(tables, &addressed);
+    if hop.line == 0 {
+        return Verdict::of(passed);
+    }
     // A source that this machine would reach by another interface than the packet came in by is forged (RFC 2827, RFC
     // 3704 section 2.2); one that came in by its own line has been there already.
     let back = Ends { src: addressed.dst, dst: addressed.src, kind: 0 };
     if hop.interface == tables.ingress() || tables.way(&back).interface != tables.ingress() {
         return Verdict::of(passed);
+    }
+    if !leads_out(&hop) {
+        return go_nowhere(tables, &hop);
     }
     // The kernel tells the sender.
     if addressed.hop_limit <= 1 {
@@ -140,7 +146,13 @@ pub fn leave<F: Family, T: Tables<F::Address>>(
     interface: u32,
 ) -> Verdict {
     let Some(addressed) = F::addressed(packet, network) else { return Verdict::of(Outcome::NotOurs) };
-    let Some(hop) = steered(tables, &addressed) else { return Verdict::of(Outcome::NotOurs) };
+    let hop = way_out(tables, &addressed);
+    if hop.line == 0 {
+        return Verdict::of(Outcome::NotOurs);
+    }
+    if !leads_out(&hop) {
+        return go_nowhere(tables, &hop);
+    }
     if hop.interface == interface && is_addressed_to(packet, network, &hop) {
         count(tables, &hop, Direction::Reply, addressed.length);
         return Verdict::of(Outcome::NotOurs);
@@ -152,13 +164,24 @@ pub fn leave<F: Family, T: Tables<F::Address>>(
     Verdict::neighbour(hop)
 }
 
-/// The way out of a packet whose source belongs to a line.
+/// The way out of a packet, by the line that its source belongs to or by routing.
 #[inline(always)]
-fn steered<A: Address, T: Tables<A>>(tables: &T, addressed: &Addressed<A>) -> Option<Hop> {
+fn way_out<A: Address, T: Tables<A>>(tables: &T, addressed: &Addressed<A>) -> Hop {
     let kind = kind(tables.settings(), addressed.protocol, addressed.src_port);
-    let hop = tables.next_hop(&Ends { src: addressed.src, dst: addressed.dst, kind });
-    let leads_out = matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved);
-    (hop.line != 0 && leads_out).then_some(hop)
+    tables.next_hop(&Ends { src: addressed.src, dst: addressed.dst, kind })
+}
+
+const fn leads_out(hop: &Hop) -> bool {
+    matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved)
+}
+
+/// The line is down. By another it would go out with an address that is not of it, and that nobody answers.
+#[inline(always)]
+fn go_nowhere<A: Address, T: Tables<A>>(tables: &T, hop: &Hop) -> Verdict {
+    if let Some(rule) = tables.rule(hop.line) {
+        tables.count(rule.counter, Event::Denied);
+    }
+    Verdict::of(Outcome::DropLineDown)
 }
 
 /// Whether the frame has the next hop's link address already.

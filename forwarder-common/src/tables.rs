@@ -12,6 +12,7 @@ use crate::{
     flow_state::FlowState,
     packet::Packet,
     parse::{Parsed, fragment::Fragment},
+    verdict::Outcome,
     window::Reached,
 };
 
@@ -66,6 +67,12 @@ impl Hop {
         let known = matches!(self.state, NextHopState::Resolved) && self.flags & next_hop_flags::CONFIRM == 0;
         // A device without link header has no neighbours to ask.
         known || self.flags & next_hop_flags::NO_LINK_HEADER != 0
+    }
+
+    /// What becomes of a packet that has no way out.
+    #[inline(always)]
+    pub const fn missing(&self) -> Outcome {
+        if self.line == 0 { Outcome::DropNoRoute } else { Outcome::DropLineDown }
     }
 
     /// No way out.

@@ -95,6 +95,8 @@ outcomes! {
     DropTtl = "drop_ttl" Drop,
     /// The kernel has no route to the next hop.
     DropNoRoute = "drop_no_route" Drop,
+    /// Its source belongs to a line that is down, and nothing takes that line's place.
+    DropLineDown = "drop_line_down" Drop,
     /// Larger than the way out takes.
     DropTooBig = "drop_too_big" Drop,
     /// Every source port that may be allocated is taken.

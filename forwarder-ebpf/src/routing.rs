@@ -153,6 +153,11 @@ fn ask<M: Routed + Sockets>(tables: &KernelTables<M>, slot: &mut NextHop<M::Addr
         ask_kernel(tables, slot, None);
         return;
     };
+    if rule.allow == 0 {
+        slot.state = NextHopState::Unreachable as u16;
+        slot.interface = 0;
+        return;
+    }
     // Where the router's own way is the line, as it should be, its link address is known and XDP can use it.
     ask_kernel(tables, slot, (rule.to != M::Address::default()).then_some(&rule.to));
     let found = slot.state == NextHopState::Resolved as u16 && slot.interface == rule.allow;

@@ -1,5 +1,7 @@
 //! What an instance has to remember that the kernel does not: `/run/forwarder/NAME.json`.
 
+pub mod uplinks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
@@ -15,6 +17,8 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, Flock, FlockArg, fcntl},
     libc,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +26,7 @@ use crate::{
     bpf::attach::TcAttachment,
     config::{Config, Mode},
 };
+pub use uplinks::UplinkState;
 
 /// Where state files are. Like the pins, it does not survive a restart of the machine.
 pub const DIRECTORY: &str = "/run/forwarder";
@@ -51,6 +56,9 @@ pub struct State {
     /// What `list` says about each steer.
     #[serde(default)]
     pub steers: Vec<SteerState>,
+    /// What `status` says about each uplink.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkState>,
     /// Where its programs hang.
     pub interfaces: Vec<AttachedInterface>,
     /// Which counter each rule has.
@@ -152,6 +160,9 @@ pub struct SteerState {
     pub interface: String,
     /// The routers at its other end.
     pub gateway: Vec<String>,
+    /// What its packets leave by now: the interface, with the uplink that takes the line's place if one does.
+    #[serde(default)]
+    pub leaves_by: Vec<String>,
 }
 
 impl SteerState {
@@ -244,6 +255,7 @@ impl State {
             rules: Vec::new(),
             masquerades: Vec::new(),
             steers: Vec::new(),
+            uplinks: Vec::new(),
             interfaces: Vec::new(),
             counters: BTreeMap::new(),
             sysctls: Vec::new(),
@@ -374,6 +386,14 @@ impl StateFile {
         let mut lock = whole_file();
         fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
         (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
+    }
+
+    /// Has the daemon, if there is one, look at what is loaded: it may have changed.
+    pub fn wake_daemon(&self) {
+        if let Some(process) = self.daemon() {
+            // It has ended meanwhile: nobody is left to look.
+            let _ = kill(Pid::from_raw(process), Signal::SIGUSR1);
+        }
     }
 
     /// Never removed while others may be looking at it: an empty file below `/run`.

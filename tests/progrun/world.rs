@@ -117,6 +117,7 @@ pub(crate) fn compile(template: &str) -> Compiled {
         mtu: 1500,
         has_link_header: true,
         up: true,
+        carrier: true,
         addresses: own_addresses(side).iter().map(|address| address.parse().unwrap()).collect(),
     };
     let machine = Machine {
@@ -124,6 +125,7 @@ pub(crate) fn compile(template: &str) -> Compiled {
         local_port_range: LOCAL_PORTS,
         source_rules: false,
         sources: draft.backends().into_iter().map(|backend| (backend, inner(backend))).collect(),
+        down: std::collections::BTreeMap::new(),
         followed: false,
     };
     draft.compile(&machine).unwrap_or_else(|problems| panic!("{problems}")).1

@@ -30,7 +30,8 @@ pub struct Rule<A> {
     pub mss: u16,
     /// Index into the rule counters, the same for all slots of one named rule.
     pub counter: u32,
-    /// With [`rule_flags::ALLOW`]: the list of allowed clients. With `Side::Steered`: the interface of the line. Else 0.
+    /// With [`rule_flags::ALLOW`]: the list of allowed clients. With `Side::Steered`: the interface of the line, 0
+    /// while that is down. Else 0.
     pub allow: u32,
 }
 layout!(Rule<V4>, 32, [V4, V4, V4, V4, u16, u16, u16, u16, u32, u32]);

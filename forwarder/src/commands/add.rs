@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Instance, guard, print_warnings, reload, require_privileges};
+use super::{Instance, as_followed, guard, print_warnings, reload, require_privileges};
 use crate::{
     cli::{Add, DEFAULT_CONFIG},
     config::{self, TypedForward, edit},
-    machine::{Machine, netlink::Netlink},
+    machine::netlink::Netlink,
     state::{StateFile, write_atomically},
 };
 
@@ -35,7 +35,7 @@ pub async fn run(pins: &Path, options: &Add, out: &mut dyn Write) -> Result<()> 
     };
     let config = instance.state.config.with(&typed)?;
     let (machine, _) = Netlink::connect()?.machine(&config.backends()).await?;
-    let machine = Machine { followed: file.daemon().is_some(), ..machine };
+    let machine = as_followed(machine, &file)?;
     let compiled = config::compile(&config, &machine)?;
     print_warnings(&compiled.warnings);
     if !options.force {

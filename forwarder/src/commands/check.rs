@@ -5,12 +5,12 @@ use std::{io::Write, path::Path};
 use anyhow::Result;
 
 use super::{
-    describe_masquerades, describe_rules, describe_steers, guard, masquerade_table, print_warnings, read_config,
-    steer_table, table,
+    as_followed, describe_masquerades, describe_rules, describe_steers, guard, masquerade_table, print_warnings,
+    read_config, steer_table, table,
 };
 use crate::{
     cli::Check,
-    machine::{Machine, netlink::Netlink, sockets},
+    machine::{netlink::Netlink, sockets},
     state::StateFile,
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()> {
     let draft = read_config(&options.file)?;
     let (machine, _) = Netlink::connect()?.machine(&draft.backends()).await?;
-    let machine = Machine { followed: StateFile::of(pins).daemon().is_some(), ..machine };
+    let machine = as_followed(machine, &StateFile::of(pins))?;
     let (config, compiled) = draft.compile(&machine)?;
     print_warnings(&compiled.warnings);
     for interface in &config.interfaces {
@@ -42,7 +42,7 @@ pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()
     if !masquerades.is_empty() {
         write!(out, "{}", masquerade_table(&masquerades))?;
     }
-    let steers = describe_steers(&config);
+    let steers = describe_steers(&config, &compiled);
     if !steers.is_empty() {
         write!(out, "{}", steer_table(&steers))?;
     }

@@ -29,7 +29,7 @@ use crate::{
     },
     reconcile::{self, Running, RunningTables},
     serve,
-    state::{State, StateFile},
+    state::{State, StateFile, uplinks},
     undo::Undo,
 };
 
@@ -76,7 +76,8 @@ pub async fn load(pins: &Path, options: &Load, followed: bool, out: &mut dyn Wri
     state.config_path = config_path;
     state.rules = describe_rules(&state.config, &compiled);
     state.masquerades = describe_masquerades(&state.config, &compiled);
-    state.steers = describe_steers(&state.config);
+    state.steers = describe_steers(&state.config, &compiled);
+    state.uplinks = uplinks::describe(&state.config, &machine, &[]);
     state.addresses = machine.addresses();
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     let loaded =

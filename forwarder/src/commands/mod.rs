@@ -15,6 +15,7 @@ pub mod table;
 pub mod unload;
 
 use std::{
+    collections::BTreeSet,
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -23,9 +24,10 @@ use anyhow::{Context as _, Error, Result, anyhow, bail};
 
 use crate::{
     bpf::layout,
-    config::{Config, Diagnostics, Draft, Forward, Listen},
+    config::{Compiled, Config, Diagnostics, Draft, Forward, Line, Listen, Steer},
+    machine::Machine,
     reconcile::DoesNotFit,
-    state::{DIRECTORY, State, StateFile},
+    state::{DIRECTORY, State, StateFile, uplinks},
 };
 
 /// What was typed or configured cannot be done: exit status 2.
@@ -182,7 +184,7 @@ pub fn print_warnings(warnings: &Diagnostics) {
 }
 
 /// What `list` and the state say about the rules of a configuration on this machine.
-pub fn describe_rules(config: &Config, compiled: &crate::config::Compiled) -> Vec<crate::state::RuleState> {
+pub fn describe_rules(config: &Config, compiled: &Compiled) -> Vec<crate::state::RuleState> {
     config
         .forwards
         .iter()
@@ -214,7 +216,7 @@ fn describe_listens(forward: &Forward, here: &[Listen]) -> Vec<String> {
 }
 
 /// What `list` and the state say about the masquerades of a configuration on this machine.
-pub fn describe_masquerades(config: &Config, compiled: &crate::config::Compiled) -> Vec<crate::state::MasqueradeState> {
+pub fn describe_masquerades(config: &Config, compiled: &Compiled) -> Vec<crate::state::MasqueradeState> {
     let way = |way: &crate::config::WayOut| crate::state::WayOutState {
         from: way.from.to_string(),
         out: way.interface_name.clone(),
@@ -232,12 +234,35 @@ pub fn describe_masquerades(config: &Config, compiled: &crate::config::Compiled)
         .collect()
 }
 
+/// The machine with what the daemon of an instance knows of it, if there is one: that what is missing is waited for, and
+/// which lines do not work.
+pub fn as_followed(machine: Machine, file: &StateFile) -> Result<Machine> {
+    if file.daemon().is_none() {
+        return Ok(machine);
+    }
+    let down = file.read()?.map(|state| uplinks::probed_down(&state.uplinks)).unwrap_or_default();
+    Ok(Machine { followed: true, down, ..machine })
+}
+
 /// What `list` and the state say about the steers of a configuration.
-pub fn describe_steers(config: &Config) -> Vec<crate::state::SteerState> {
+pub fn describe_steers(config: &Config, compiled: &Compiled) -> Vec<crate::state::SteerState> {
+    let leaves_by = |steer: &Steer, line: &Line| match (&line.uplink, &steer.uplink) {
+        _ if line.interface == 0 => "nothing: the line is down".to_owned(),
+        (Some(now), Some(own)) if *now != own.value => format!("{} ({now} in its place)", line.interface_name),
+        _ => line.interface_name.clone(),
+    };
     config
         .steers
         .iter()
-        .map(|steer| crate::state::SteerState {
+        .zip(&compiled.steers)
+        .map(|(steer, summary)| crate::state::SteerState {
+            leaves_by: summary
+                .lines
+                .iter()
+                .map(|line| leaves_by(steer, line))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             name: steer.name.value.clone(),
             from: steer.from.iter().map(|prefix| prefix.value.to_string()).collect(),
             protocol: steer.protocol.iter().flatten().map(|protocol| protocol.value.to_string()).collect(),
@@ -256,7 +281,7 @@ pub fn steer_table(steers: &[crate::state::SteerState]) -> String {
             steer.name.clone(),
             steer.from.join("\n"),
             steer.kinds(),
-            steer.interface.clone(),
+            steer.leaves_by.join("\n"),
             steer.gateway.join("\n"),
         ]);
     }

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, fs, io::Write, net::IpAddr, path::Path};
 use anyhow::{Context as _, Result, bail};
 use forwarder_common::abi::Rule;
 
-use super::{Instance, describe_masquerades, describe_rules, describe_steers, guard, read_config, require_privileges};
+use super::{
+    Instance, as_followed, describe_masquerades, describe_rules, describe_steers, guard, read_config,
+    require_privileges,
+};
 use crate::{
     bpf::{self, tables::Tables},
     cli::Reload,
@@ -13,7 +16,7 @@ use crate::{
     machine::{Machine, netlink::Netlink, sockets},
     reconcile::{self, Changes},
     serve::egress,
-    state::{State, StateFile},
+    state::{State, StateFile, uplinks},
 };
 
 /// What became of the rules, and of flows whose rule or address is gone.
@@ -36,11 +39,11 @@ pub async fn run(pins: &Path, options: &Reload, out: &mut dyn Write) -> Result<(
     let _lock = file.lock()?;
     let mut instance = Instance::open(pins)?;
     instance.must_be_here()?;
-    let followed = file.daemon().is_some();
-    let reloaded = reload(&mut instance, options, followed).await?;
+    let reloaded = reload(&mut instance, options).await?;
     for warning in &reloaded.warnings {
         eprintln!("{warning}");
     }
+    file.wake_daemon();
     report(out, &reloaded.applied.changes)
 }
 
@@ -53,9 +56,8 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
-/// Puts a configuration file into force; the caller holds the lock. `followed`: by a daemon, so that what is missing is
-/// waited for.
-pub async fn reload(instance: &mut Instance, options: &Reload, followed: bool) -> Result<Reloaded> {
+/// Puts a configuration file into force; the caller holds the lock.
+pub async fn reload(instance: &mut Instance, options: &Reload) -> Result<Reloaded> {
     let path = match (&options.config, &instance.state.config_path) {
         (Some(path), _) => fs::canonicalize(path).unwrap_or_else(|_| path.clone()),
         (None, Some(path)) => path.clone(),
@@ -63,7 +65,7 @@ pub async fn reload(instance: &mut Instance, options: &Reload, followed: bool) -
     };
     let draft = read_config(&path)?;
     let (machine, _) = Netlink::connect()?.machine(&draft.backends()).await?;
-    let machine = Machine { followed, ..machine };
+    let machine = as_followed(machine, &instance.file)?;
     let (mut config, compiled) = draft.compile(&machine)?;
     let mut warnings: Vec<String> = compiled.warnings.iter().map(ToString::to_string).collect();
     let differences = keep_what_load_decided(&mut config, instance);
@@ -108,7 +110,8 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     let state = &mut instance.state;
     state.rules = describe_rules(&config, compiled);
     state.masquerades = describe_masquerades(&config, compiled);
-    state.steers = describe_steers(&config);
+    state.steers = describe_steers(&config, compiled);
+    state.uplinks = uplinks::describe(&config, machine, &state.uplinks);
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     state.config = config;
     state.counters = plan.counters_meanwhile;

@@ -4,11 +4,11 @@ use std::{io::Write, path::Path};
 
 use anyhow::Result;
 
-use super::{Instance, add::SavedConfig, invalid, print_warnings, reload, require_privileges};
+use super::{Instance, add::SavedConfig, as_followed, invalid, print_warnings, reload, require_privileges};
 use crate::{
     cli::Remove,
     config::{self, edit},
-    machine::{Machine, netlink::Netlink},
+    machine::netlink::Netlink,
     state::StateFile,
 };
 
@@ -21,7 +21,7 @@ pub async fn run(pins: &Path, options: &Remove, out: &mut dyn Write) -> Result<(
     instance.must_be_here()?;
     let config = instance.state.config.without(&options.name)?;
     let (machine, _) = Netlink::connect()?.machine(&config.backends()).await?;
-    let machine = Machine { followed: file.daemon().is_some(), ..machine };
+    let machine = as_followed(machine, &file)?;
     let compiled = config::compile(&config, &machine)?;
     print_warnings(&compiled.warnings);
     let saved = options

@@ -14,6 +14,7 @@ use crate::{
     bpf::counters::Counters,
     cli::{Stats, StatsFormat},
     config::Mode,
+    state::UplinkState,
 };
 
 mod prometheus;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub rules: Vec<(String, RuleCounters)>,
     /// Each interface.
     pub interfaces: Vec<InterfaceSnapshot>,
+    /// Each line that has a name.
+    pub uplinks: Vec<UplinkState>,
 }
 
 /// The counters of an interface.
@@ -63,7 +66,7 @@ fn read(instance: &Instance) -> Result<Snapshot> {
         let counters = counters.interface(one.slot)?;
         interfaces.push(InterfaceSnapshot { name: one.name.clone(), mode: one.mode, counters });
     }
-    Ok(Snapshot { rules, interfaces })
+    Ok(Snapshot { rules, interfaces, uplinks: state.uplinks.clone() })
 }
 
 fn to_json(snapshot: &Snapshot) -> Value {
@@ -98,7 +101,12 @@ fn to_json(snapshot: &Snapshot) -> Value {
             })
         })
         .collect();
-    json!({ "rules": rules, "interfaces": interfaces })
+    let uplinks: Vec<Value> = snapshot
+        .uplinks
+        .iter()
+        .map(|one| json!({ "name": one.name, "up": one.up, "since": one.since, "changes": one.changes }))
+        .collect();
+    json!({ "rules": rules, "interfaces": interfaces, "uplinks": uplinks })
 }
 
 fn to_table(snapshot: &Snapshot) -> String {
@@ -146,5 +154,15 @@ fn to_table(snapshot: &Snapshot) -> String {
         text += &table::text(&rules);
         text += "\n";
     }
-    text + &table::text(&interfaces)
+    text += &table::text(&interfaces);
+    if !snapshot.uplinks.is_empty() {
+        let mut uplinks = table::table(["UPLINK", "STATE", "CHANGES"]);
+        for one in &snapshot.uplinks {
+            let state = if one.up { "up" } else { "down" };
+            uplinks.add_row([one.name.clone(), state.to_owned(), one.changes.to_string()]);
+        }
+        text += "\n";
+        text += &table::text(&uplinks);
+    }
+    text
 }

@@ -21,7 +21,7 @@ use crate::{
     cli::{Format, Show},
     config::Mode,
     machine::netlink::{Link, Netlink},
-    state::AttachedInterface,
+    state::{AttachedInterface, UplinkState},
 };
 
 #[derive(Serialize)]
@@ -47,6 +47,7 @@ struct Status {
     /// Interfaces to serve that have not been there yet.
     absent_interfaces: Vec<String>,
     interfaces: Vec<InterfaceStatus>,
+    uplinks: Vec<UplinkState>,
     rules: u64,
     tables: Vec<TableStatus>,
 }
@@ -132,6 +133,7 @@ async fn collect(instance: &Instance) -> Result<Status> {
         waiting: state.waiting.clone(),
         absent_interfaces: state.absent_interfaces().map(str::to_owned).collect(),
         interfaces,
+        uplinks: state.uplinks.clone(),
         rules: state.rules.len() as u64,
         tables: fill(instance, &tables)?,
     })
@@ -293,6 +295,9 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
         interfaces.add_row([name.as_str(), "", state, "", "", ""]);
     }
     writeln!(out, "{}", table::text(&interfaces))?;
+    if !status.uplinks.is_empty() {
+        writeln!(out, "{}", uplink_table(&status.uplinks, status.daemon.is_some()))?;
+    }
     let mut tables = table::table(["TABLE", "USED", "ROOM"]);
     tables.add_row(["rules".to_owned(), status.rules.to_string(), String::new()]);
     for row in &status.tables {
@@ -310,4 +315,28 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
     }
     write!(out, "{}", table::text(&tables))?;
     Ok(())
+}
+
+fn uplink_table(uplinks: &[UplinkState], followed: bool) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut rows = table::table(["UPLINK", "LINE", "STATE", "SINCE", "CHANGES", "PROBE"]);
+    for uplink in uplinks {
+        let gateway =
+            if uplink.gateway.is_empty() { String::new() } else { format!(" via {}", uplink.gateway.join(", ")) };
+        let state = uplink.why.as_ref().map_or_else(|| "up".to_owned(), |why| format!("down: {why}"));
+        let since = Duration::from_secs(now.as_secs().saturating_sub(uplink.since));
+        let mut probe = uplink.probe.join("\n");
+        if !followed {
+            probe += "\n(by `forwarder run` only)";
+        }
+        rows.add_row([
+            uplink.name.clone(),
+            format!("{}{gateway}", uplink.interface),
+            state,
+            table::duration(since),
+            uplink.changes.to_string(),
+            probe,
+        ]);
+    }
+    table::text(&rows)
 }

@@ -248,7 +248,7 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
         masquerades.push(summary);
     }
     let mut steers = Vec::with_capacity(config.steers.len());
-    for (steer, lines) in config.steers.iter().zip(steer::resolve(&config.steers, machine, &mut Report::default())) {
+    for (steer, lines) in config.steers.iter().zip(steer::resolve(config, machine, &mut Report::default())) {
         let summary = SteerSummary { name: Arc::from(steer.name.value.as_str()), lines };
         for line in &summary.lines {
             v4.add_line(&summary.name, steer, line);

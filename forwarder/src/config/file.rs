@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) forwards: Vec<FileForward>,
     pub(super) masquerades: Vec<FileMasquerade>,
     pub(super) steers: Vec<FileSteer>,
+    pub(super) uplinks: Vec<FileUplink>,
 }
 
 /// A `[[forward]]`.
@@ -86,12 +87,33 @@ pub(super) struct FileSteer {
     pub(super) port: Option<Placed<String>>,
     pub(super) interface: Option<Placed<String>>,
     pub(super) gateway: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) uplink: Option<Placed<String>>,
+    pub(super) fallback: Option<Placed<Vec<Placed<String>>>>,
 }
 
 impl FileSteer {
     /// "steer "line-b": ", to begin what is said about it.
     pub(super) fn label(&self) -> String {
         self.name.as_ref().map_or_else(|| "steer: ".to_owned(), |name| format!("steer \"{}\": ", name.value))
+    }
+}
+
+/// An `[[uplink]]`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileUplink {
+    pub(super) name: Option<Placed<String>>,
+    pub(super) interface: Option<Placed<String>>,
+    pub(super) gateway: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) probe: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) interval: Option<Placed<String>>,
+    pub(super) fall: Option<Placed<i64>>,
+    pub(super) rise: Option<Placed<i64>>,
+}
+
+impl FileUplink {
+    /// "uplink "fibre": ", to begin what is said about it.
+    pub(super) fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| "uplink: ".to_owned(), |name| format!("uplink \"{}\": ", name.value))
     }
 }
 
@@ -113,11 +135,12 @@ impl From<&TypedForward> for FileForward {
     }
 }
 
-const TOP: [&str; 9] =
-    ["interfaces", "mode", "log", "mss_clamp", "limits", "timeouts", "forward", "masquerade", "steer"];
+const TOP: [&str; 10] =
+    ["interfaces", "mode", "log", "mss_clamp", "limits", "timeouts", "forward", "masquerade", "steer", "uplink"];
 const FORWARD: [&str; 8] = ["name", "listen", "protocol", "to", "source", "allow", "stateless", "mss_clamp"];
 const MASQUERADE: [&str; 5] = ["name", "from", "out", "address", "filtering"];
-const STEER: [&str; 6] = ["name", "from", "protocol", "port", "interface", "gateway"];
+const STEER: [&str; 8] = ["name", "from", "protocol", "port", "interface", "gateway", "uplink", "fallback"];
+const UPLINK: [&str; 7] = ["name", "interface", "gateway", "probe", "interval", "fall", "rise"];
 /// The keys of `[limits]`.
 pub(super) const LIMITS: [&str; 3] = ["flows", "new_flows", "rules"];
 /// The keys of `[timeouts]`.
@@ -322,6 +345,8 @@ impl Reader<'_> {
         let masquerades = masquerades.into_iter().map(|(table, span)| self.masquerade(table, &span)).collect();
         let steers = self.list(document, "steer");
         let steers = steers.into_iter().map(|(table, span)| self.steer(table, &span)).collect();
+        let uplinks = self.list(document, "uplink");
+        let uplinks = uplinks.into_iter().map(|(table, span)| self.uplink(table, &span)).collect();
         File {
             interfaces: interfaces.map(|list| list.value).unwrap_or_default(),
             mode,
@@ -332,6 +357,7 @@ impl Reader<'_> {
             forwards,
             masquerades,
             steers,
+            uplinks,
         }
     }
 
@@ -414,14 +440,37 @@ impl Reader<'_> {
             port: self.port(table),
             interface: self.string(table, "interface", "\"ppp0\""),
             gateway: self.texts(table, "gateway", "\"192.0.2.1\"", false),
+            uplink: self.string(table, "uplink", "\"fibre\""),
+            fallback: self.texts(table, "fallback", "\"dsl\"", false),
         };
-        for (key, example) in [("from", "192.0.2.123"), ("interface", "ppp0")] {
+        let line = if table.contains_key("uplink") { "uplink" } else { "interface" };
+        for (key, example) in [("from", "192.0.2.123"), (line, "ppp0")] {
             if !table.contains_key(key) {
                 let what = format!("{}`{key}` is missing", steer.label());
                 self.report.error(steer.place, what, format!("{key} = \"{example}\""));
             }
         }
         steer
+    }
+
+    fn uplink(&mut self, table: &Table<'_>, span: &Range<usize>) -> FileUplink {
+        self.unknown_keys(table, &UPLINK, "[[uplink]]");
+        let uplink = FileUplink {
+            name: self.string(table, "name", "\"fibre\""),
+            interface: self.string(table, "interface", "\"ppp0\""),
+            gateway: self.texts(table, "gateway", "\"192.0.2.1\"", false),
+            probe: self.texts(table, "probe", "\"gateway\"", false),
+            interval: self.string(table, "interval", "\"1s\""),
+            fall: self.integer(table, "fall"),
+            rise: self.integer(table, "rise"),
+        };
+        for (key, example) in [("name", "fibre"), ("interface", "ppp0")] {
+            if !table.contains_key(key) {
+                let what = format!("{}`{key}` is missing", uplink.label());
+                self.report.error(Some(self.place(span)), what, format!("{key} = \"{example}\""));
+            }
+        }
+        uplink
     }
 
     /// One port as a number or a text, or a range.

@@ -19,6 +19,7 @@ pub mod settings;
 mod stateless;
 pub mod steer;
 pub mod syntax;
+pub mod uplink;
 mod validate;
 mod view;
 
@@ -34,6 +35,7 @@ pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Tar
 pub use settings::{Limits, LogLevel, Mode, MssClamp, Timeouts};
 pub use steer::{Line, Steer};
 pub use syntax::{SyntaxError, protocol_name};
+pub use uplink::{Probe, Uplink};
 
 use crate::machine::Machine;
 use file::FileForward;
@@ -70,6 +72,9 @@ pub struct Config {
     /// The sources that leave by a line of their own.
     #[serde(default)]
     pub steers: Vec<Steer>,
+    /// The lines that are known by name.
+    #[serde(default)]
+    pub uplinks: Vec<Uplink>,
     /// What reading the file had to say short of errors.
     #[serde(skip)]
     pub warnings: Diagnostics,
@@ -187,7 +192,7 @@ impl Draft {
         masquerade::check_conflicts(&self.config.masquerades, &mut self.report);
         steer::check_conflicts(&self.config.steers, &mut self.report);
         masquerade::resolve(&self.config.masquerades, machine, &mut self.report);
-        steer::resolve(&self.config.steers, machine, &mut self.report);
+        steer::resolve(&self.config, machine, &mut self.report);
         let config = self.finish()?;
         let compiled = compile::compile(&config, machine, decisions);
         Ok((config, compiled))
@@ -211,7 +216,7 @@ pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnosti
     let views: Vec<View<'_>> = config.forwards.iter().map(View::from).collect();
     let decisions = check_on(machine, &views, config.limits, &mut report);
     masquerade::resolve(&config.masquerades, machine, &mut report);
-    steer::resolve(&config.steers, machine, &mut report);
+    steer::resolve(config, machine, &mut report);
     report.include(config.warnings.of_the_file());
     let warnings = report.finish()?;
     Ok(Compiled { warnings, ..compile::compile(config, machine, decisions) })

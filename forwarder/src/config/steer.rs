@@ -9,10 +9,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Config,
     file::FileSteer,
     interfaces::{self, default_name},
     report::{Report, on_line},
     rule::{Placed, Ports, Protocol, protocol_numbers},
+    uplink::{self, Uplink},
     validate,
 };
 use crate::machine::{Interface, Machine};
@@ -30,11 +32,17 @@ pub struct Steer {
     /// Only packets with these source ports; none for every port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Placed<Ports>>,
-    /// The line.
+    /// The line: its interface, given here or by the uplink.
     pub interface: Placed<String>,
     /// The router at its other end, at most one of each family; empty where the line has but one other end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateway: Vec<Placed<IpAddr>>,
+    /// The uplink that is the line; none where interface and gateway were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Placed<String>>,
+    /// The uplinks that take its place while it is down: the first that works.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<Placed<String>>,
 }
 
 /// What a `[[steer]]` is on this machine, for one of its prefixes.
@@ -42,12 +50,14 @@ pub struct Steer {
 pub struct Line {
     /// The sources.
     pub from: IpNet,
-    /// The interface out: its index.
+    /// The interface out: its index; 0 while the line is down, and those that would take its place.
     pub interface: u32,
     /// Its name.
     pub interface_name: String,
     /// The router; none where the destination itself is at the other end of the line.
     pub gateway: Option<IpAddr>,
+    /// The uplink in use; none of a line without a name.
+    pub uplink: Option<String>,
 }
 
 impl Steer {
@@ -74,7 +84,7 @@ impl Steer {
 const MOST_PORTS: u32 = 256;
 
 /// Checks one by itself; none if a part that it cannot be without is missing.
-pub(super) fn read(typed: &FileSteer, report: &mut Report) -> Option<Steer> {
+pub(super) fn read(typed: &FileSteer, uplinks: &[Uplink], report: &mut Report) -> Option<Steer> {
     let label = typed.label();
     if let Some(name) = &typed.name {
         validate::check_name(name, report);
@@ -83,12 +93,28 @@ pub(super) fn read(typed: &FileSteer, report: &mut Report) -> Option<Steer> {
     let protocol = typed.protocol.as_ref().map(|list| validate::parsed(Some(list), "protocol", &label, report));
     let port = typed.port.as_ref().and_then(|text| ports(text, &label, report));
     check_ports(protocol.as_deref(), port.as_ref(), &label, report);
-    let interface = typed.interface.clone().filter(|name| interfaces::is_name(name, "interface", &label, report));
-    let gateway = typed
+    let mut interface = typed.interface.clone().filter(|name| interfaces::is_name(name, "interface", &label, report));
+    let mut gateway = typed
         .gateway
         .as_ref()
         .map(|list| interfaces::one_of_each_family(list, "gateway", &label, "the router's address", report))
         .unwrap_or_default();
+    if let Some(name) = &typed.uplink {
+        let given = [
+            ("interface", &typed.interface.as_ref().map(|one| one.place)),
+            ("gateway", &typed.gateway.as_ref().map(|one| one.place)),
+        ];
+        for (key, place) in given.into_iter().filter_map(|(key, place)| Some((key, (*place)?))) {
+            let what = format!("{label}`{key}` beside `uplink`, which has one");
+            report.error(place, what, "one of the two");
+        }
+        let uplink = uplink::named(name, "uplink", &label, uplinks, report);
+        interface = uplink.map(|uplink| uplink.interface.clone());
+        gateway = uplink.map(|uplink| uplink.gateway.clone()).unwrap_or_default();
+    }
+    let fallback = typed.fallback.as_ref().map_or(&[][..], |list| &list.value);
+    let fallback: Vec<_> =
+        fallback.iter().filter(|name| is_other_line(name, typed, &label, uplinks, report)).cloned().collect();
     for prefix in &from {
         let family = |address: IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
         if !gateway.is_empty() && !gateway.iter().any(|gateway| gateway.is_ipv4() == prefix.addr().is_ipv4()) {
@@ -101,9 +127,31 @@ pub(super) fn read(typed: &FileSteer, report: &mut Report) -> Option<Steer> {
     if from.is_empty() {
         return None;
     }
-    let name =
-        typed.name.clone().unwrap_or_else(|| Placed { value: default_name("steer", &interface), place: typed.place });
-    Some(Steer { name, from, protocol, port, interface, gateway })
+    let line = typed.uplink.as_ref().unwrap_or(&interface);
+    let name = typed.name.clone().unwrap_or_else(|| Placed { value: default_name("steer", line), place: typed.place });
+    let uplink = typed.uplink.clone();
+    Some(Steer { name, from, protocol, port, interface, gateway, uplink, fallback })
+}
+
+/// Whether an uplink may take the place of a steer's line; reports it if not.
+fn is_other_line(
+    name: &Placed<String>,
+    typed: &FileSteer,
+    label: &str,
+    uplinks: &[Uplink],
+    report: &mut Report,
+) -> bool {
+    let Some(line) = &typed.uplink else {
+        let what = format!("{label}`fallback` without `uplink`: nobody would know when the line is down");
+        report.error(name.place, what, "an [[uplink]] for the line, and its name here: uplink = \"…\"");
+        return false;
+    };
+    if line.value == name.value {
+        let what = format!("{label}fallback \"{}\" is the line itself", name.value);
+        report.error(name.place, what, "another uplink");
+        return false;
+    }
+    uplink::named(name, "fallback", label, uplinks, report).is_some()
 }
 
 fn prefixes(list: &Placed<Vec<Placed<String>>>, label: &str, report: &mut Report) -> Vec<Placed<IpNet>> {
@@ -171,41 +219,96 @@ pub(super) fn check_conflicts(steers: &[Steer], report: &mut Report) {
 }
 
 /// What each of them is on this machine; what does not fit the machine is reported, and missing.
-pub(super) fn resolve(steers: &[Steer], machine: &Machine, report: &mut Report) -> Vec<Vec<Line>> {
-    steers.iter().map(|steer| lines(steer, machine, report)).collect()
+pub(super) fn resolve(config: &Config, machine: &Machine, report: &mut Report) -> Vec<Vec<Line>> {
+    for uplink in &config.uplinks {
+        usable(&Candidate::of(uplink), &format!("uplink \"{}\": ", uplink.name.value), machine, report);
+        if uplink.asks() && !machine.followed {
+            let what = format!(
+                "uplink \"{}\" is probed by `forwarder run` only; without it, it counts as up",
+                uplink.name.value
+            );
+            report.warning(uplink.name.place, what, "`forwarder run` in place of `forwarder load`");
+        }
+    }
+    config.steers.iter().map(|steer| lines(steer, &config.uplinks, machine, report)).collect()
 }
 
-fn lines(steer: &Steer, machine: &Machine, report: &mut Report) -> Vec<Line> {
-    let label = steer.label();
-    let Some(interface) = interfaces::named(&steer.interface, "interface", &label, machine, report) else {
-        return Vec::new();
+/// A line, or what takes its place.
+struct Candidate<'a> {
+    uplink: Option<&'a Uplink>,
+    interface: &'a Placed<String>,
+    gateway: &'a [Placed<IpAddr>],
+}
+
+impl<'a> Candidate<'a> {
+    fn of(uplink: &'a Uplink) -> Self {
+        Self { uplink: Some(uplink), interface: &uplink.interface, gateway: &uplink.gateway }
+    }
+}
+
+fn candidates<'a>(steer: &'a Steer, uplinks: &'a [Uplink]) -> impl Iterator<Item = Candidate<'a>> {
+    let by_name = |name: &Placed<String>| uplinks.iter().find(|uplink| uplink.name.value == name.value);
+    let own = Candidate {
+        uplink: steer.uplink.as_ref().and_then(by_name),
+        interface: &steer.interface,
+        gateway: &steer.gateway,
     };
+    let others = steer.fallback.iter().filter_map(by_name).map(Candidate::of);
+    std::iter::once(own).chain(others)
+}
+
+fn lines(steer: &Steer, uplinks: &[Uplink], machine: &Machine, report: &mut Report) -> Vec<Line> {
+    let label = steer.label();
+    // All of them are checked, also those that are not needed now.
+    let usable: Vec<(Candidate<'_>, &Interface)> = candidates(steer, uplinks)
+        .filter_map(|candidate| {
+            // What is wrong with an uplink has been said, once for all that use it.
+            let report = if candidate.uplink.is_some() { &mut Report::default() } else { &mut *report };
+            let interface = usable(&candidate, &label, machine, report)?;
+            Some((candidate, interface))
+        })
+        .collect();
+    if usable.is_empty() && !machine.followed {
+        return Vec::new();
+    }
+    let works = |candidate: &Candidate<'_>| candidate.uplink.is_none_or(|uplink| uplink.trouble(machine).is_none());
+    let line = |from: &Placed<IpNet>| {
+        let v4 = from.addr().is_ipv4();
+        let gateway = |candidate: &Candidate<'_>| {
+            candidate.gateway.iter().find(|gateway| gateway.is_ipv4() == v4).map(|gateway| gateway.value)
+        };
+        // A line without a router has no families; one with a router has those of its routers.
+        let leads = |candidate: &Candidate<'_>| candidate.gateway.is_empty() || gateway(candidate).is_some();
+        let in_use = usable.iter().find(|(candidate, _)| works(candidate) && leads(candidate));
+        let (interface, interface_name) = in_use
+            .map_or((0, steer.interface.value.clone()), |(_, interface)| (interface.index, interface.name.clone()));
+        let uplink = in_use.and_then(|(candidate, _)| Some(candidate.uplink?.name.value.clone()));
+        Line { from: from.value, interface, interface_name, gateway: in_use.and_then(|(one, _)| gateway(one)), uplink }
+    };
+    steer.from.iter().map(line).collect()
+}
+
+/// The interface of a line, if it can be one on this machine; reports what keeps it from that.
+fn usable<'m>(
+    candidate: &Candidate<'_>,
+    label: &str,
+    machine: &'m Machine,
+    report: &mut Report,
+) -> Option<&'m Interface> {
+    let interface = interfaces::named(candidate.interface, "interface", label, machine, report)?;
     if interface.name == "lo" {
         let what = format!("{label}interface \"lo\" leads nowhere");
-        report.error(steer.interface.place, what, "the interface of the line, such as ppp0");
-        return Vec::new();
+        report.error(candidate.interface.place, what, "the interface of the line, such as ppp0");
+        return None;
     }
-    let usable = steer.gateway.iter().all(|gateway| check_gateway(&label, gateway, interface, machine, report));
-    if !usable {
-        return Vec::new();
+    if candidate.gateway.is_empty() && interface.has_link_header {
+        let what = format!("{label}{} has more than one other end, and `gateway` is missing", interface.name);
+        let hint = "the router at the other end: gateway = \"192.0.2.1\"; `ip route` shows the one in use";
+        report.error(candidate.interface.place, what, hint);
+        return None;
     }
-    let mut lines = Vec::new();
-    for from in &steer.from {
-        let gateway = steer.gateway.iter().find(|gateway| gateway.is_ipv4() == from.addr().is_ipv4());
-        if steer.gateway.is_empty() && interface.has_link_header {
-            let what = format!("{label}{} has more than one other end, and `gateway` is missing", interface.name);
-            let hint = "the router at the other end: gateway = \"192.0.2.1\"; `ip route` shows the one in use";
-            report.error(steer.interface.place, what, hint);
-            break;
-        }
-        lines.push(Line {
-            from: from.value,
-            interface: interface.index,
-            interface_name: interface.name.clone(),
-            gateway: gateway.map(|gateway| gateway.value),
-        });
-    }
-    lines
+    let usable = candidate.gateway.iter().all(|gateway| check_gateway(label, gateway, interface, machine, report));
+    usable.then_some(interface)
 }
 
 /// Whether a gateway is one: somebody else, on the line itself.

@@ -29,6 +29,7 @@ fn machine() -> Machine {
         mtu: 1500,
         has_link_header: true,
         up: true,
+        carrier: true,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
     };
     Machine {
@@ -41,6 +42,7 @@ fn machine() -> Machine {
         local_port_range: (32_768, 60_999),
         source_rules: false,
         sources: BTreeMap::new(),
+        down: BTreeMap::new(),
         followed: false,
     }
 }

@@ -14,6 +14,7 @@ use super::{
     settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, MssClamp, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
     steer,
     syntax::{self, SyntaxError},
+    uplink::{self, Uplink},
 };
 
 /// A rule of which some parts may have been wrong, and are then missing here.
@@ -48,6 +49,8 @@ impl Part {
 
 /// Checks everything in a file but how its rules go together.
 pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
+    let uplinks: Vec<Uplink> = file.uplinks.iter().filter_map(|typed| uplink::read(typed, report)).collect();
+    uplink::check_names(&uplinks, report);
     let config = Config {
         interfaces: interfaces(&file.interfaces, report),
         mode: word::<Mode>(file.mode.as_ref(), "mode", Mode::WORDS, report),
@@ -56,7 +59,8 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         limits: limits(&file.limits, report),
         timeouts: timeouts(&file.timeouts, report),
         masquerades: file.masquerades.iter().filter_map(|typed| masquerade::read(typed, report)).collect(),
-        steers: file.steers.iter().filter_map(|typed| steer::read(typed, report)).collect(),
+        steers: file.steers.iter().filter_map(|typed| steer::read(typed, &uplinks, report)).collect(),
+        uplinks,
         ..Config::default()
     };
     let parts = file.forwards.iter().map(|typed| forward(typed, report)).collect();

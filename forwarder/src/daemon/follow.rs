@@ -11,6 +11,7 @@ use super::{
     interfaces::{self, Wanting},
     news::Stale,
     say,
+    uplinks::{Changed, Probes, plan},
 };
 use crate::{
     bpf::{self, tables::Tables},
@@ -27,7 +28,7 @@ use crate::{
     },
     reconcile::Changes,
     serve,
-    state::{Lock, State, StateFile, WayOutState},
+    state::{Lock, State, StateFile, WayOutState, uplinks::probed_down},
 };
 
 /// Follows the machine for one instance.
@@ -40,6 +41,8 @@ pub(super) struct Follower {
     troubles: BTreeSet<String>,
     /// What is waited for.
     waiting: Vec<String>,
+    /// Of the lines.
+    probes: Probes,
 }
 
 /// What became of the instance.
@@ -59,6 +62,21 @@ impl Follower {
             absent: BTreeSet::new(),
             troubles: BTreeSet::new(),
             waiting: Vec::new(),
+            probes: Probes::default(),
+        }
+    }
+
+    /// What has been found out about the lines before.
+    pub(super) fn knows_of(&mut self, state: &State) {
+        self.probes = Probes::new(probed_down(&state.uplinks));
+    }
+
+    /// Waits until a line goes down or comes up by its probes, and says so.
+    pub(super) async fn line_changes(&mut self) {
+        let Changed { name, down } = self.probes.next().await;
+        match down {
+            Some(why) => say(format!("uplink {name} is down: {why}")),
+            None => say(format!("uplink {name} is up")),
         }
     }
 
@@ -105,7 +123,7 @@ impl Follower {
     pub(super) async fn reload(&mut self, options: &Reload) -> Result<Found> {
         let Some((_lock, mut instance)) = self.open().await? else { return Ok(Found::Unloaded) };
         let before = instance.state.clone();
-        let reloaded = reload::reload(&mut instance, options, true).await?;
+        let reloaded = reload::reload(&mut instance, options).await?;
         let waited_for = |warning: &&String| !warning.contains("waiting: ");
         reloaded.warnings.iter().filter(waited_for).for_each(say);
         say(describe_changes(&before, &instance.state, &reloaded.applied)
@@ -119,7 +137,8 @@ impl Follower {
         let mut troubles = BTreeSet::new();
         let backends = instance.state.config.backends();
         let (machine, links) = Netlink::connect()?.machine(&backends).await?;
-        let machine = Machine { followed: true, ..machine };
+        let machine = Machine { followed: true, down: self.probes.down().clone(), ..machine };
+        self.probes.follow(plan::of(&instance.state.config, &machine));
         self.tell_absent(instance, &links);
         // Before the rules lead there, and before XDP does.
         write_interfaces(instance, &links)?;

@@ -7,6 +7,7 @@ mod interfaces;
 mod news;
 mod pace;
 mod supervisor;
+mod uplinks;
 mod watch;
 
 use std::{
@@ -71,6 +72,7 @@ async fn start(pins: &Path, file: &StateFile, options: &Run, follower: &mut Foll
     }
     let instance = Instance::open(pins)?;
     instance.must_be_here()?;
+    follower.knows_of(&instance.state);
     let interfaces: Vec<&str> = instance.state.config.interfaces.iter().map(|name| name.value.as_str()).collect();
     say(format!(
         "takes over what is loaded on {}, as it is; SIGHUP or `forwarder reload` reads the configuration anew",
@@ -83,6 +85,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// From a command that has changed what is to be followed.
+    user: Signal,
 }
 
 impl Signals {
@@ -92,6 +96,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            user: listen(SignalKind::user_defined1())?,
         })
     }
 }
@@ -135,6 +140,8 @@ impl Daemon {
                     }
                     supervisor::ready(&status);
                 }
+                _ = signals.user.recv() => pace.note(Stale::EVERYTHING),
+                () = self.follower.line_changes() => pace.note(Stale::EVERYTHING),
                 () = tick(&mut watchdog) => supervisor::alive(),
                 () = at(due) => {
                     let stale = pace.take();

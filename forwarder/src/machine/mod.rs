@@ -26,6 +26,8 @@ pub struct Machine {
     /// The source address the kernel's routing prefers towards each backend of
     /// [`Config::backends`](crate::config::Config::backends); a backend without a route has no entry.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// The uplinks that do not work by their probes, by name, each with the reason.
+    pub down: BTreeMap<String, String>,
     /// Whether `forwarder run` follows its changes: what rules name and is not there yet is waited for.
     pub followed: bool,
 }
@@ -45,6 +47,8 @@ pub struct Interface {
     pub has_link_header: bool,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether there is something at its other end, as far as its driver can tell.
+    pub carrier: bool,
     /// Its addresses with their prefix lengths, of both families; those to show to others first, else the
     /// kernel's order.
     pub addresses: Vec<IpNet>,

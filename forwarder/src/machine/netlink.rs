@@ -17,6 +17,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute},
         rule::{RuleAttribute, RuleMessage},
         tc::{TcAttribute, TcHandle},
@@ -36,6 +37,15 @@ pub struct Link {
     pub xdp_program: Option<u32>,
     /// Queues for receiving; the interface of a bond or a bridge has one.
     pub receive_queues: u32,
+}
+
+/// A neighbour that has a link address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Where frames for it go.
+    pub link_address: [u8; 6],
+    /// Whether it has said so recently; for a permanent entry, whether somebody has.
+    pub confirmed: bool,
 }
 
 /// A connection to rtnetlink in the network namespace of the calling process.
@@ -108,6 +118,7 @@ impl Netlink {
             local_port_range: local_port_range()?,
             source_rules: self.has_source_rules().await?,
             sources,
+            down: BTreeMap::new(),
             followed: false,
         };
         Ok((machine, links))
@@ -149,6 +160,36 @@ impl Netlink {
             Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot ask for the route to {destination}")),
         }
+    }
+
+    /// What the kernel knows of a neighbour; none if that has no link address.
+    pub async fn neighbour(&self, index: u32, address: IpAddr) -> Result<Option<Neighbour>> {
+        let version = if address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+        let mut all = self.handle.neighbours().get().set_family(version).execute();
+        let mut found = None;
+        while let Some(message) = all.try_next().await.context("cannot list the neighbours over netlink")? {
+            let is_it = |attribute: &NeighbourAttribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(its)) => address == *its,
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(its)) => address == *its,
+                _ => false,
+            };
+            if message.header.ifindex == index && message.attributes.iter().any(is_it) {
+                found = neighbour(&message);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the kernel ask a neighbour whether it is there; `known` is what is known of it.
+    pub async fn ask_neighbour(&self, index: u32, address: IpAddr, known: Option<Neighbour>) -> Result<()> {
+        let request = self.handle.neighbours().add(index, address).replace();
+        // As `ip neighbour change … nud probe` and `ip neighbour replace … use` do it.
+        let request = if known.is_some() {
+            request.state(NeighbourState::Probe)
+        } else {
+            request.state(NeighbourState::None).flags(NeighbourFlags::Use)
+        };
+        request.execute().await.with_context(|| format!("cannot make the kernel ask for {address}"))
     }
 
     /// Whether the interface has a `clsact` qdisc, the old way to attach TC programs.
@@ -219,6 +260,7 @@ pub(crate) fn link(message: &LinkMessage) -> Link {
             mtu: 0,
             has_link_header,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             addresses: Vec::new(),
         },
         kind: None,
@@ -252,6 +294,19 @@ pub(crate) fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    let confirmed = match message.header.state {
+        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,
+        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => false,
+        _ => return None,
+    };
+    let link_address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(address) => address.as_slice().try_into().ok(),
+        _ => None,
+    });
+    Some(Neighbour { link_address: link_address?, confirmed })
 }
 
 /// The interface's own address: on point-to-point links `Address` is the peer's.

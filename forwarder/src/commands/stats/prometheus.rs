@@ -8,6 +8,7 @@ use forwarder_common::{
 };
 
 use super::Snapshot;
+use crate::state::UplinkState;
 
 /// A counter of a rule: its name, what it is, its labels besides the rule, and where it is.
 type RuleMetric = (&'static str, &'static str, &'static [(&'static str, fn(&RuleCounters) -> u64)]);
@@ -65,7 +66,24 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
             }
         }
     }
+    if !snapshot.uplinks.is_empty() {
+        uplinks(&mut text, &snapshot.uplinks);
+    }
     text
+}
+
+fn uplinks(text: &mut String, uplinks: &[UplinkState]) {
+    let labels = |uplink: &UplinkState| format!("uplink=\"{}\"", escape(&uplink.name));
+    let name = "forwarder_uplink_up";
+    typed_heading(text, name, "Whether a line works: 1 or 0.", "gauge");
+    for uplink in uplinks {
+        sample(text, name, &labels(uplink), uplink.up.into());
+    }
+    let name = "forwarder_uplink_changes_total";
+    heading(text, name, "How often a line went down or came up since it was loaded.");
+    for uplink in uplinks {
+        sample(text, name, &labels(uplink), uplink.changes);
+    }
 }
 
 const fn verdict(kind: Kind) -> &'static str {
@@ -79,8 +97,12 @@ const fn verdict(kind: Kind) -> &'static str {
 }
 
 fn heading(text: &mut String, name: &str, help: &str) {
+    typed_heading(text, name, help, "counter");
+}
+
+fn typed_heading(text: &mut String, name: &str, help: &str, kind: &str) {
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn sample(text: &mut String, name: &str, labels: &str, value: u64) {
@@ -101,6 +123,20 @@ mod tests {
     use super::*;
     use crate::{commands::stats::InterfaceSnapshot, config::Mode};
 
+    fn uplink(name: &str, up: bool, changes: u64) -> UplinkState {
+        UplinkState {
+            name: name.to_owned(),
+            interface: "eth0".to_owned(),
+            gateway: Vec::new(),
+            probe: Vec::new(),
+            up,
+            why: None,
+            probe_failed: None,
+            since: 0,
+            changes,
+        }
+    }
+
     fn snapshot() -> Snapshot {
         let counters = RuleCounters {
             forward: Traffic { packets: 3, bytes: 180 },
@@ -112,6 +148,7 @@ mod tests {
         xdp[Outcome::Forwarded as usize] = 5;
         Snapshot {
             rules: vec![("web".to_owned(), counters)],
+            uplinks: vec![uplink("fibre", true, 0), uplink("dsl", false, 3)],
             interfaces: vec![InterfaceSnapshot {
                 name: "eth\"0\\".to_owned(),
                 mode: Mode::Native,
@@ -129,6 +166,9 @@ mod tests {
             "forwarder_rule_flows_total{rule=\"web\"} 1",
             "forwarder_rule_denied_total{rule=\"web\"} 0",
             "forwarder_packets_total{interface=\"eth\\\"0\\\\\",hook=\"xdp\",verdict=\"forward\",outcome=\"forwarded\"} 5",
+            "forwarder_uplink_up{uplink=\"fibre\"} 1",
+            "forwarder_uplink_up{uplink=\"dsl\"} 0",
+            "forwarder_uplink_changes_total{uplink=\"dsl\"} 3",
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
         }
@@ -141,13 +181,14 @@ mod tests {
         let mut described = Vec::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let name = rest.strip_suffix(" counter").unwrap_or_default();
-                assert!(name.ends_with("_total") && !described.contains(&name), "{line}");
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert_eq!(kind, if name.ends_with("_total") { "counter" } else { "gauge" }, "{line}");
+                assert!(!described.contains(&name), "{line}");
                 described.push(name);
             } else if !line.starts_with('#') {
                 assert_eq!(line.split('{').next(), described.last().copied(), "{line}");
             }
         }
-        assert_eq!(described.len(), RULE_METRICS.len() + 1);
+        assert_eq!(described.len(), RULE_METRICS.len() + 3);
     }
 }

@@ -14,6 +14,7 @@ fn link(name: &str, index: u32, mac: [u8; 6]) -> Link {
         mtu: 1500,
         has_link_header: true,
         up: true,
+        carrier: true,
         addresses: Vec::new(),
     };
     Link { interface, kind: None, xdp_program: None, receive_queues: 1 }

@@ -21,11 +21,13 @@ fn machine(draft: &Draft) -> Machine {
             mtu: 1500,
             has_link_header: true,
             up: true,
+            carrier: true,
             addresses: addresses.clone(),
         }],
         local_port_range: (32_768, 60_999),
         source_rules: false,
         sources: draft.backends().into_iter().filter_map(|backend| Some((backend, source(backend)?))).collect(),
+        down: BTreeMap::new(),
         followed: false,
     }
 }
