@@ -16,6 +16,7 @@ both_families!(
     own_packets_go_to_their_line,
     own_packets_on_their_line_already_are_left_alone,
     what_is_too_big_for_the_line_does_not_leave,
+    nothing_leaves_by_a_line_that_is_down_nor_by_another,
 );
 
 /// The interface of the line; tests' other routes are by that of [`HOP`].
@@ -125,6 +126,38 @@ fn what_passes_through_is_steered_unless_forged<F: TestFamily>() {
         world.tables.hops.insert(F::address(F::OTHER_CLIENT), Hop { interface: INSIDE, ..HOP });
         world.leaves(Hook::Tc, &packet.with(|p| p.src.set_ip(F::OTHER_CLIENT)), passed);
     }
+}
+
+fn nothing_leaves_by_a_line_that_is_down_nor_by_another<F: TestFamily>() {
+    // What rules translate, in both source modes.
+    for source in [Source::Preserved, Source::PreservedByFlow, Source::Address(F::OURS)] {
+        let mut world = World::<F>::with_rule(source);
+        world.steer(host::<F>(F::LISTEN), 0, 0, None);
+        let request = TestPacket::new(at(F::CLIENT, 4000), at(F::LISTEN, 80), Body::Udp);
+        assert_eq!(world.process_bytes(Hook::Tc, request.frame()).0, Verdict::transmit(HOP), "{source:?}");
+        let seen = world.flow(&request).map_or(at(F::CLIENT, 4000), |flow| {
+            at(crate::test_world::ip::<F>(flow.rewrite.src), u16::from_be(flow.rewrite.src_port))
+        });
+        let answer = TestPacket::new(at(F::BACKEND, 8080), seen, Body::Udp);
+        world.leaves(Hook::Tc, &answer, Outcome::DropLineDown);
+    }
+    // What passes through, and what the machine sends itself.
+    let mut world = World::<F>::new();
+    let slot = world.steer(host::<F>(F::BACKEND), 0, 0, None);
+    world.tables.hops.insert(F::address(F::BACKEND), Hop { interface: INSIDE, ..HOP });
+    world.tables.ingress.set(INSIDE);
+    let packet = udp::<F>(F::BACKEND);
+    world.leaves(Hook::Tc, &packet, Outcome::DropLineDown);
+    let mut frame = packet.frame();
+    let verdict = leave::<F, _>(&mut frame.as_mut_slice(), &world.tables, NETWORK, HOP.interface);
+    assert_eq!((verdict, &frame), (Verdict::of(Outcome::DropLineDown), &packet.frame()));
+    assert_eq!(world.tables.counted(slot + 100).events, [Event::Denied; 2], "each is counted");
+    // Forged ones are the kernel's, as ever; what is connected needs no line.
+    world.tables.ingress.set(HOP.interface);
+    world.leaves(Hook::Tc, &packet, Outcome::NotOurs);
+    world.connected(F::CLIENT, 16);
+    let verdict = leave::<F, _>(&mut packet.frame().as_mut_slice(), &world.tables, NETWORK, HOP.interface);
+    assert_eq!(verdict.outcome, Outcome::NotOurs);
 }
 
 fn the_kernel_answers_what_cannot_go_on<F: TestFamily>() {

@@ -413,6 +413,9 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let routed = self.hops.get(&ends.dst).copied().unwrap_or(self.default_hop);
         let line = steer::line(self, &ends.src, &ends.dst, ends.kind);
         let Some(rule) = self.rules.get(&line) else { return routed };
+        if rule.allow == 0 {
+            return Hop { state: NextHopState::Unreachable, line, ..Hop::NONE };
+        }
         let to = if rule.to == A::default() { ends.dst } else { rule.to };
         let hop = self.hops.get(&to).copied().unwrap_or(HOP);
         Hop { interface: rule.allow, line, ..hop }
