@@ -26,13 +26,13 @@ const HOME: [u16; 2] = [8080, 8081];
 const MANY: u64 = 200;
 
 /// Runs beside the test, until it is dropped.
-struct Daemon {
+pub(crate) struct Daemon {
     spawned: Spawned,
 }
 
 impl Daemon {
     /// Starts it on these interfaces, and waits until it follows the machine.
-    fn start(forwarder: &Forwarder, setting: Setting, interfaces: &[&str]) -> Self {
+    pub(crate) fn start(forwarder: &Forwarder, setting: Setting, interfaces: &[&str]) -> Self {
         Self::start_with(forwarder, setting, interfaces, |_| {})
     }
 
@@ -53,16 +53,16 @@ impl Daemon {
     }
 
     /// Waits until it has said something.
-    fn says(&self, words: &str) -> String {
+    pub(crate) fn says(&self, words: &str) -> String {
         self.spawned.wait_for_line(|line| line.contains(words)).unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.spawned.id().cast_signed()), signal).unwrap();
     }
 
     /// Waits for its end.
-    fn end(mut self) -> Option<i32> {
+    pub(crate) fn end(mut self) -> Option<i32> {
         self.spawned.wait().unwrap().code()
     }
 }

@@ -61,6 +61,7 @@ mod stun;
 mod test_packet;
 mod traffic;
 mod untouched;
+mod uplinks;
 
 // Where the packet builder looks for the trait.
 use forwarder_common::packet;

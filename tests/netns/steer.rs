@@ -23,14 +23,16 @@ const SIZE: u64 = 1_000_000;
 /// Both lines, as prefixes of addresses: the router is .1, the forwarder .7, hosts behind it .128 and up.
 const LINES: [[&str; 2]; 2] = [["203.0.113.", "2001:db8:3::"], ["192.0.2.", "2001:db8:4::"]];
 
-struct Lines {
-    net: Topology,
-    forwarder: Forwarder,
-    setting: Setting,
+pub(crate) struct Lines {
+    pub(crate) net: Topology,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) setting: Setting,
+    /// The routers of the lines.
+    pub(crate) routers: [Host; 2],
 }
 
 /// An address of a line.
-fn on(line: usize, family: Family, host: u8) -> IpAddr {
+pub(crate) fn on(line: usize, family: Family, host: u8) -> IpAddr {
     let prefix = LINES[line][usize::from(family == Family::V6)];
     match family {
         Family::V4 => format!("{prefix}{host}"),
@@ -46,23 +48,24 @@ fn both(host: &Host, interface: &str, addresses: [&str; 2]) {
     }
 }
 
-fn network(name: &str, mode: Mode) -> Lines {
+pub(crate) fn network(name: &str, mode: Mode) -> Lines {
     let setting = Setting { mode, shape: Shape::TwoArmed };
     let options = LinkOptions::from(if mode == Mode::Native { Offloads::Native } else { Offloads::Default });
     let lab = Lab::new(name).unwrap();
     let [client, forwarder, home] = ["client", "forwarder", "home"].map(|name| lab.host(name).unwrap());
+    let routers = [0, 1].map(|number| lab.host(&format!("r{number}")).unwrap());
     for (number, interface) in ["eth0", "eth1"].into_iter().enumerate() {
-        let router = lab.host(&format!("r{number}")).unwrap();
-        lab.link(&client, interface, &router, "world", options).unwrap();
-        lab.link(&forwarder, interface, &router, "line", options).unwrap();
+        let router = &routers[number];
+        lab.link(&client, interface, router, "world", options).unwrap();
+        lab.link(&forwarder, interface, router, "line", options).unwrap();
         router.enable_kernel_forwarding().unwrap();
         let [v4, v6] = LINES[number];
-        both(&router, "line", [&format!("{v4}1/24"), &format!("{v6}1/64")]);
+        both(router, "line", [&format!("{v4}1/24"), &format!("{v6}1/64")]);
         both(&forwarder, interface, [&format!("{v4}7/24"), &format!("{v6}7/64")]);
         // Hosts behind the forwarder that have addresses of the line.
         router.route(&format!("{v4}128/25"), &format!("via {v4}7")).unwrap();
         router.route(&format!("{v6}8000/113"), &format!("via {v6}7")).unwrap();
-        both(&router, "world", [&format!("198.51.10{number}.1/24"), &format!("2001:db8:1{number}::1/64")]);
+        both(router, "world", [&format!("198.51.10{number}.1/24"), &format!("2001:db8:1{number}::1/64")]);
         both(&client, interface, [&format!("198.51.10{number}.2/24"), &format!("2001:db8:1{number}::2/64")]);
         client.route(&format!("{v4}0/24"), &format!("via 198.51.10{number}.1")).unwrap();
         client.route(&format!("{v6}/64"), &format!("via 2001:db8:1{number}::1")).unwrap();
@@ -71,7 +74,7 @@ fn network(name: &str, mode: Mode) -> Lines {
             router.route("198.51.100.2/32", "via 198.51.101.2").unwrap();
             router.route("2001:db8:10::2/128", "via 2001:db8:11::2").unwrap();
         }
-        refuse_foreign_sources(&router, v4, v6);
+        refuse_foreign_sources(router, v4, v6);
     }
     lab.link(&home, "eth0", &forwarder, "eth2", options).unwrap();
     both(&forwarder, "eth2", ["10.8.0.1/24", "fd08::1/64"]);
@@ -83,7 +86,7 @@ fn network(name: &str, mode: Mode) -> Lines {
     }
     let net = Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab };
     let forwarder = Forwarder::on(&net).serving(&["eth0", "eth1", "eth2"]);
-    Lines { net, forwarder, setting }
+    Lines { net, forwarder, setting, routers }
 }
 
 /// As providers do.
@@ -104,7 +107,7 @@ fn steer() -> String {
 
 impl Lines {
     /// The client, with the address that everyone knows.
-    fn client(family: Family) -> IpAddr {
+    pub(crate) fn client(family: Family) -> IpAddr {
         match family {
             Family::V4 => [198, 51, 100, 2].into(),
             Family::V6 => "2001:db8:10::2".parse().unwrap(),
@@ -144,6 +147,7 @@ macro_rules! in_both_modes {
         }
     )* };
 }
+pub(crate) use in_both_modes;
 
 in_both_modes!(
     own_services_answer_by_both_lines,

@@ -11,7 +11,7 @@ use super::{
     interfaces::{self, Wanting},
     news::Stale,
     say,
-    uplinks::{Changed, Probes, plan},
+    uplinks::{Probes, plan},
 };
 use crate::{
     bpf::{self, tables::Tables},
@@ -71,13 +71,9 @@ impl Follower {
         self.probes = Probes::new(probed_down(&state.uplinks));
     }
 
-    /// Waits until a line goes down or comes up by its probes, and says so.
+    /// Waits until a line goes down or comes up by its probes.
     pub(super) async fn line_changes(&mut self) {
-        let Changed { name, down } = self.probes.next().await;
-        match down {
-            Some(why) => say(format!("uplink {name} is down: {why}")),
-            None => say(format!("uplink {name} is up")),
-        }
+        self.probes.next().await;
     }
 
     /// What has been said already.
@@ -147,6 +143,7 @@ impl Follower {
                 let config = instance.state.config.clone();
                 let before = instance.state.clone();
                 let applied = reload::apply(instance, config, &compiled, &machine)?;
+                tell_lines(&before, &instance.state);
                 if let Some(changes) = describe_changes(&before, &instance.state, &applied) {
                     say(changes);
                 }
@@ -226,6 +223,18 @@ fn write_interfaces(instance: &Instance, links: &[Link]) -> Result<bool> {
     let is_there = |index: u32| links.iter().any(|link| link.interface.index == index);
     let out = instance.state.interfaces.iter().filter(|one| one.xdp_out && is_there(one.index)).map(|one| one.index);
     bpf::interfaces::write(&instance.pins, &headerless.collect::<Vec<_>>(), out)
+}
+
+/// Says which lines went down and which came up.
+fn tell_lines(before: &State, after: &State) {
+    for uplink in &after.uplinks {
+        let was_up = before.uplinks.iter().find(|other| other.name == uplink.name).is_none_or(|other| other.up);
+        match &uplink.why {
+            Some(why) if was_up => say(format!("uplink {} is down: {why}", uplink.name)),
+            None if !was_up => say(format!("uplink {} is up", uplink.name)),
+            _ => {}
+        }
+    }
 }
 
 /// One line on what changed; none if nothing did.

@@ -21,11 +21,11 @@ use plan::Plan;
 
 /// A line's health has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Changed {
+struct Changed {
     /// The line.
-    pub(super) name: String,
+    name: String,
     /// Why it is down; none if it is up.
-    pub(super) down: Option<String>,
+    down: Option<String>,
 }
 
 /// The lines that are being probed.
@@ -76,19 +76,18 @@ impl Probes {
     }
 
     /// Waits until a line goes down or comes up.
-    pub(super) async fn next(&mut self) -> Changed {
+    pub(super) async fn next(&mut self) {
         loop {
             // Never none: a sender is in `self`.
-            let Some(changed) = self.changed.recv().await else { return std::future::pending().await };
-            // Of a line that is not probed any more.
-            if !self.tasks.contains_key(&changed.name) {
-                continue;
+            let Some(Changed { name, down }) = self.changed.recv().await else { return std::future::pending().await };
+            // Not of a line that is not probed any more.
+            if self.tasks.contains_key(&name) {
+                match down {
+                    Some(why) => drop(self.down.insert(name, why)),
+                    None => drop(self.down.remove(&name)),
+                }
+                return;
             }
-            match &changed.down {
-                Some(why) => drop(self.down.insert(changed.name.clone(), why.clone())),
-                None => drop(self.down.remove(&changed.name)),
-            }
-            return changed;
         }
     }
 
