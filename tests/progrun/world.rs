@@ -125,7 +125,7 @@ pub(crate) fn compile(template: &str) -> Compiled {
         local_port_range: LOCAL_PORTS,
         source_rules: false,
         sources: draft.backends().into_iter().map(|backend| (backend, inner(backend))).collect(),
-        down: std::collections::BTreeMap::new(),
+        down: BTreeMap::new(),
         followed: false,
     };
     draft.compile(&machine).unwrap_or_else(|problems| panic!("{problems}")).1
