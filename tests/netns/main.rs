@@ -52,6 +52,7 @@ mod next_hop;
 mod passing;
 mod path_mtu;
 mod prefixes;
+mod programs;
 mod setting;
 mod snapshot;
 mod steer;

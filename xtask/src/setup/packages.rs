@@ -41,6 +41,11 @@ pub(crate) const RUN_TOOLS: &[Tool] = &[
     tool("socat", "socat"),
     tool("iperf3", "iperf3"),
     tool("python3", "python3-minimal"),
+    tool("ssh", "openssh-client"),
+    tool("sshd", "openssh-server"),
+    tool("dnsmasq", "dnsmasq-base"),
+    tool("dig", "bind9-dnsutils"),
+    tool("traceroute", "traceroute"),
     // Who tells a program what the NAT that it is behind is like.
     tool("turnserver", "coturn"),
     tool("turnutils_natdiscovery", "coturn"),
@@ -104,7 +109,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Packages that bring a service which would start at once and at every boot: only their programs are wanted.
-const SERVICES: [(&str, &str); 1] = [("coturn", "coturn.service")];
+const SERVICES: [(&str, &str); 2] = [("coturn", "coturn.service"), ("openssh-server", "ssh.service")];
 
 /// Keeps services from starting while their packages are installed; where that is over, they do not start by
 /// themselves, but can be started.
