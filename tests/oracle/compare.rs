@@ -280,7 +280,7 @@ impl Oracle {
             *came_out += usize::from(!forwarder.is_empty());
             return;
         }
-        let reference = flow.and_then(|flow| reference::reference(input, flow));
+        let reference = flow.and_then(|flow| reference::reference(input, flow, self.generator.source));
         let is_invalid = || invalid.get_or_init(|| self.twins[1].invalid()).contains(&input.mark);
         let case = Case {
             source: self.generator.source,

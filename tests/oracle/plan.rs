@@ -8,7 +8,7 @@ use crate::flow::End;
 
 mod rules;
 
-pub(crate) use rules::{CONNTRACK, JUDGED, KERNEL, configuration, judgement, npt, rules, ruleset};
+pub(crate) use rules::{CONNTRACK, JUDGED, KERNEL, configuration, judgement, npt, rules, ruleset, segments};
 
 /// What the setting is about: which source address the server sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,12 @@ impl Listen {
 
 /// The MTU of the link to the backend; that of the clients' is 1500.
 pub(crate) const HOME_MTU: u16 = 1400;
+
+/// The largest TCP segment that fits both links, where a setting's rules lower what ends announce. One source's do not.
+pub(crate) fn largest_segment(family: Family, source: Source) -> Option<u16> {
+    let headers = if family == Family::V4 { 40 } else { 60 };
+    (source != Source::Fixed).then_some(HOME_MTU - headers)
+}
 
 /// The listens of a setting. Port-keeping ones too, and, where each client has a flow, two onto one backend endpoint.
 pub(crate) fn listens(family: Family, source: Source) -> Vec<Listen> {

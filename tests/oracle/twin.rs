@@ -81,11 +81,16 @@ impl Twin {
             let command: Vec<&str> = ["ip6tables"].into_iter().chain(rule.split(' ')).collect();
             net.forwarder.run(&command).unwrap();
         }
+        let mut rules = plan::segments(family, source);
         if npt.is_empty() {
-            let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
-            net.lab.delete_at_end(&path).unwrap();
-            fs::write(&path, plan::ruleset(family, source) + &plan::judgement(family)).unwrap();
-            net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+            rules += &plan::ruleset(family, source);
+            rules += &plan::judgement(family);
+        }
+        let path = std::env::temp_dir().join(format!("{}.nft", net.lab.id()));
+        net.lab.delete_at_end(&path).unwrap();
+        fs::write(&path, rules).unwrap();
+        net.forwarder.run(&["nft", "-f", path.to_str().unwrap()]).unwrap();
+        if npt.is_empty() {
             twin.judged = Some([if family == Family::V4 { "ip" } else { "ip6" }, plan::JUDGED, "invalid"]);
         }
         for (key, value) in plan::CONNTRACK {

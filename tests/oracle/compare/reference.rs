@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use forwarder_lab::Family;
+
 use super::Out;
 use crate::flow::{End, Flow};
 use crate::generate::Input;
-use crate::packet::{ETHERNET, Packet};
-use crate::plan::Side;
+use crate::packet::{ETHERNET, Packet, SYN, TCP};
+use crate::plan::{self, Side, Source};
 use crate::twin::{middle, station};
 use crate::view::{View, octets, update};
 
@@ -14,7 +16,7 @@ use crate::view::{View, octets, update};
 const ICMP_HEADER: usize = 8;
 
 /// The naive translation: everything stays but what must change.
-pub(crate) fn reference(input: &Input, flow: &Flow) -> Option<Out> {
+pub(crate) fn reference(input: &Input, flow: &Flow, source: Source) -> Option<Out> {
     if input.what == "strange" {
         return None;
     }
@@ -49,7 +51,36 @@ pub(crate) fn reference(input: &Input, flow: &Flow) -> Option<Out> {
     if input.by == End::Server && view.port(&frame, view.dst_port_at()).is_some() {
         view.replace(&mut frame, view.dst_port_at(), &flow.client_port.to_be_bytes(), false, None);
     }
+    let family = if src.is_ipv4() { Family::V4 } else { Family::V6 };
+    if let Some(largest) = plan::largest_segment(family, source) {
+        lower_segment_size(&mut frame, &view, largest);
+    }
     readdress(frame, &view, at, src, dst)
+}
+
+/// What a SYN says its sender takes (RFC 9293 section 3.7.1).
+fn lower_segment_size(frame: &mut [u8], view: &View, largest: u16) -> Option<()> {
+    let header = frame.get(view.transport..view.end).filter(|_| view.protocol == TCP)?;
+    let length = usize::from(header.get(12)? >> 4) * 4;
+    let header = header.get(..length.max(20)).filter(|header| header[13] & SYN != 0)?.to_vec();
+    let mut at = 20;
+    while at + 4 <= length {
+        match <[u8; 4]>::try_from(&header[at..at + 4]).ok()? {
+            [1, ..] => at += 1,
+            [2, 4, high, low] if u16::from_be_bytes([high, low]) > largest => {
+                // From an even offset, as sums are.
+                let value = at + 2;
+                let start = value & !1;
+                let mut words = header[start..(value + 2).next_multiple_of(2)].to_vec();
+                words[value - start..][..2].copy_from_slice(&largest.to_be_bytes());
+                view.replace(frame, view.transport + start, &words, false, None);
+                return Some(());
+            }
+            [0 | 2, ..] | [_, 0 | 1, ..] => return None,
+            [_, size, ..] => at += usize::from(size),
+        }
+    }
+    None
 }
 
 /// Makes the packet inside an error the one that its sender sent, to an end that it knows as `peer`.

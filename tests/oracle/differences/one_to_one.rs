@@ -95,5 +95,5 @@ pub(super) fn two_prefixes(case: &Case<'_>) -> bool {
     }
     let with_inner_source =
         Flow { seen: flow.client, listen: plan::Listen { address: flow.listen.to, ..flow.listen }, ..flow.clone() };
-    matches!((case.forwarder, reference(case.input, &with_inner_source)), ([out], Some(reference)) if *out == reference)
+    matches!((case.forwarder, reference(case.input, &with_inner_source, case.source)), ([out], Some(reference)) if *out == reference)
 }

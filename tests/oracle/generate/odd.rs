@@ -111,11 +111,13 @@ impl Generator {
         let what = if too_big { "too big" } else { "few hops" };
         let mut input = self.of_flow(what, index, by, &content);
         let hop_limit = self.pick(&[0, 1, 1, 2]);
+        // What may be cut is cut.
+        let df = self.one_in(2);
         for packet in &mut input.packets {
             packet.options.clear();
             packet.extensions.clear();
             if too_big {
-                packet.df = true;
+                packet.df = df;
             } else {
                 packet.hop_limit = hop_limit;
             }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use forwarder_lab::Family;
 
-use super::{Listen, NEIGHBOURS_PREFIX, Side, Source, What, fixed, listens, ours, prefixes};
+use super::{Listen, NEIGHBOURS_PREFIX, Side, Source, What, fixed, largest_segment, listens, ours, prefixes};
 
 impl Listen {
     fn forward(&self, source: &str) -> String {
@@ -54,9 +54,10 @@ fn end(address: IpAddr, port: u16) -> String {
     SocketAddr::new(address, port).to_string()
 }
 
-/// forwarder's configuration. Nothing expires while the test runs; segment sizes stay as they are.
+/// forwarder's configuration. Nothing expires while the test runs.
 pub(crate) fn configuration(family: Family, source: Source) -> String {
-    let mut text = String::from("mss_clamp = false\n[limits]\nflows = 65536\nnew_flows = 65536\n[timeouts]\n");
+    let clamps = largest_segment(family, source).is_some();
+    let mut text = format!("mss_clamp = {clamps}\n[limits]\nflows = 65536\nnew_flows = 65536\n[timeouts]\n");
     for name in ["opening", "established", "closing", "reset"] {
         writeln!(text, "tcp_{name} = \"2h\"").unwrap();
     }
@@ -122,6 +123,35 @@ pub(crate) fn ruleset(family: Family, source: Source) -> String {
     format!(
         "table {ip} nat {{\nchain pre {{ type nat hook prerouting priority dstnat;\n{pre}}}\n\
          chain post {{ type nat hook postrouting priority srcnat;\n{post}}}\n}}\n"
+    )
+}
+
+/// Segment sizes of what is translated, for `nft -f`.
+pub(crate) fn segments(family: Family, source: Source) -> String {
+    if largest_segment(family, source).is_none() {
+        return String::new();
+    }
+    let ip = if family == Family::V4 { "ip" } else { "ip6" };
+    let home = if family == Family::V4 { "10.8.0.0/24" } else { "fd08::/64" };
+    let mut which = vec!["ct status dnat".to_owned()];
+    match source {
+        // Without connections: all that goes through is translated.
+        Source::Prefix if family == Family::V6 => which = vec![String::new()],
+        Source::Prefix => {
+            which.extend(
+                prefixes(family).iter().map(|(_, inner, length)| format!("ct original ip saddr {inner}/{length}")),
+            );
+        }
+        Source::Outgoing => {
+            which.push(format!("ct original {ip} saddr {} ct original {ip} daddr != {home}", neighbours(family)));
+        }
+        Source::Masquerade | Source::Preserve | Source::Fixed => {}
+    }
+    // Once for each packet, whichever it is.
+    let rules = which.iter().map(|which| format!("{which} tcp flags syn tcp option maxseg size set rt mtu accept\n"));
+    format!(
+        "table {ip} segments {{\nchain forward {{\ntype filter hook forward priority mangle\n{}}}\n}}\n",
+        rules.collect::<String>()
     )
 }
 
