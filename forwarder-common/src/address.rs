@@ -5,7 +5,7 @@ use crate::{checksum::halves, prefix::Renumber};
 /// A network address as loaded from the wire: bytes in network order, seen as native 32-bit words.
 ///
 /// Words rather than bytes because the BPF target loads and compares a word in one instruction.
-pub trait Address: Copy + Eq + Default + Renumber {
+pub trait Address: Copy + Eq + Default + Renumber + crate::abi::Slotted {
     /// The ones' complement sum of the address as 16-bit words, not folded; at most 16 bits of carry.
     fn word_sum(self) -> u32;
     /// A cheap, well-mixed 32-bit hash for direct-mapped tables; not for adversarial keys.

@@ -154,6 +154,9 @@ fn commit<A: Address, T: Tables<A>>(
         }
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());
+            if !entry.is_of(&parsed.key) {
+                return Err(Outcome::DropNoFlow);
+            }
             // Nothing but TCP has an end that can be seen.
             if matches!(parsed.transport, Transport::Tcp) {
                 follow(tables, parsed, parsed.key.protocol, *entry, draft);

@@ -77,6 +77,9 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
         && let Some(entry) = tables.established(&parsed.key)
     {
         let flow = entry.get();
+        if !entry.is_of(&parsed.key) {
+            return Err(Outcome::ToTc);
+        }
         let state = FlowState::from_number(flow.state);
         let lives = elapsed(tables.now(), flow.last_seen) <= state.timeout(parsed.protocol(), &settings.timeouts);
         let plain = parsed.tcp.flags & CONNECTION_FLAGS == 0;

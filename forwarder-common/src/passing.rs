@@ -16,8 +16,8 @@ use crate::{
     tables::{Draft, FlowEntry, Tables},
 };
 
-/// A packet from outside to a host behind us. Not inlined: a stack frame of its own.
-#[inline(never)]
+/// A packet from outside to a host behind us.
+#[inline(always)]
 pub(crate) fn comes_in<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, rule: &Rule<A>, draft: &mut Draft<A>) {
     if !goes_on(tables, parsed, draft) && begins(parsed) {
         begin(tables, parsed, rule, draft);

@@ -20,6 +20,9 @@ use crate::{
 pub trait FlowEntry<A>: Copy {
     /// The entry as it is now.
     fn get(self) -> Flow<A>;
+    /// Whether what was read of a protected flow was that of the flow that was looked up by `key`: another CPU may have given
+    /// its place to another flow meanwhile.
+    fn is_of(self, key: &FlowKey<A>) -> bool;
     /// A packet of `bytes` IP bytes was forwarded at `now`.
     fn seen(self, now: Ticks, bytes: u32);
     /// It is in use at `now`, though not by a packet of its own.

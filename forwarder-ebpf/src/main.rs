@@ -18,6 +18,7 @@ mod held;
 mod log;
 mod losses;
 mod maps;
+mod protected;
 mod quote;
 mod routing;
 mod sockets;

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::{
-        AllowKey, Datagram, DatagramKey, Endpoint, Flow, FlowKey, INTERFACE_SLOTS, InterfaceCounters, NextHop,
-        RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
+        AllowKey, Datagram, DatagramKey, Endpoint, Flow, FlowHash, FlowKey, FlowSlot, INTERFACE_SLOTS,
+        InterfaceCounters, NextHop, RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
     },
     address::{Address, V4, V6},
     answer::Budget,
@@ -37,7 +37,12 @@ pub(crate) const NEXT_HOP_SLOTS: u32 = 1024;
 const FLOWS: usize = 1;
 const RULES: usize = 1;
 
-type Flows<A> = HashMap<FlowKey<A>, Flow<A>, FLOWS>;
+/// `BPF_F_MMAPABLE`: such an array begins on a page, so its slots are whole cache lines.
+const ON_PAGES: usize = 1 << 10;
+
+type Flows<A> = Array<FlowSlot<A>, FLOWS, ON_PAGES>;
+/// Protected flows, each with its slot in [`Flows`], and above that its home.
+type FlowKeys<A> = HashMap<FlowKey<A>, u64, FLOWS>;
 type NewFlows<A> = LruHashMap<FlowKey<A>, Flow<A>, FLOWS>;
 type Datagrams<A> = LruHashMap<DatagramKey<A>, Datagram<A>, FLOWS>;
 type HeldFragments<A> = HashMap<Place, Held<A>, { (RINGS * SLOTS) as usize }>;
@@ -82,6 +87,9 @@ pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();
 /// The time, as it was when the kernel's tick count was last seen to change: see [`crate::clock`].
 #[btf_map]
 pub(crate) static CLOCK: Array<u64, 1> = Array::new();
+/// How keys become slots of `FLOWS_*`.
+#[btf_map]
+pub(crate) static FLOW_HASH: Array<FlowHash, 1> = Array::new();
 #[btf_map]
 pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
 /// When fragments were last kept, by the hash of their datagram.
@@ -107,7 +115,9 @@ pub(crate) static ALLOW_V4: Allow4 = LpmTrie::new();
 #[btf_map]
 pub(crate) static RULES_V4: Rules<V4> = Array::new();
 #[btf_map]
-pub(crate) static ESTABLISHED_V4: Flows<V4> = HashMap::new();
+pub(crate) static FLOWS_V4: Flows<V4> = Array::new();
+#[btf_map]
+pub(crate) static ESTABLISHED_V4: FlowKeys<V4> = HashMap::new();
 #[btf_map]
 pub(crate) static EMBRYONIC_V4: NewFlows<V4> = LruHashMap::new();
 #[btf_map]
@@ -136,7 +146,9 @@ pub(crate) static ALLOW_V6: Allow6 = LpmTrie::new();
 #[btf_map]
 pub(crate) static RULES_V6: Rules<V6> = Array::new();
 #[btf_map]
-pub(crate) static ESTABLISHED_V6: Flows<V6> = HashMap::new();
+pub(crate) static FLOWS_V6: Flows<V6> = Array::new();
+#[btf_map]
+pub(crate) static ESTABLISHED_V6: FlowKeys<V6> = HashMap::new();
 #[btf_map]
 pub(crate) static EMBRYONIC_V6: NewFlows<V6> = LruHashMap::new();
 #[btf_map]
@@ -204,7 +216,8 @@ pub(crate) trait Maps {
     fn ranges() -> &'static LpmTrie<Self::RangeData, RuleRef, RULES>;
     fn allow() -> &'static LpmTrie<Self::AllowData, u32, RULES>;
     fn rules() -> &'static Rules<Self::Address>;
-    fn established() -> &'static Flows<Self::Address>;
+    fn flows() -> &'static Flows<Self::Address>;
+    fn established() -> &'static FlowKeys<Self::Address>;
     fn embryonic() -> &'static NewFlows<Self::Address>;
     fn datagrams() -> &'static Datagrams<Self::Address>;
     fn held() -> &'static HeldFragments<Self::Address>;
@@ -218,7 +231,7 @@ pub(crate) trait Maps {
 
 macro_rules! maps {
     ($name:ident, $address:ty, $family:literal, $ranges_flag:ident, $endpoints:ident, $ranges:ident,
-     $allow:ident, $rules:ident, $established:ident, $embryonic:ident, $datagrams:ident, $held:ident, $holding:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
+     $allow:ident, $rules:ident, $flows:ident, $established:ident, $embryonic:ident, $datagrams:ident, $held:ident, $holding:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
         /// The maps of this family.
         pub(crate) struct $name;
         impl Maps for $name {
@@ -244,7 +257,11 @@ macro_rules! maps {
                 &$rules
             }
             #[inline(always)]
-            fn established() -> &'static Flows<$address> {
+            fn flows() -> &'static Flows<$address> {
+                &$flows
+            }
+            #[inline(always)]
+            fn established() -> &'static FlowKeys<$address> {
                 &$established
             }
             #[inline(always)]
@@ -296,6 +313,7 @@ maps!(
     RANGES_V4,
     ALLOW_V4,
     RULES_V4,
+    FLOWS_V4,
     ESTABLISHED_V4,
     EMBRYONIC_V4,
     DATAGRAMS_V4,
@@ -316,6 +334,7 @@ maps!(
     RANGES_V6,
     ALLOW_V6,
     RULES_V6,
+    FLOWS_V6,
     ESTABLISHED_V6,
     EMBRYONIC_V6,
     DATAGRAMS_V6,

@@ -24,6 +24,7 @@ use forwarder_common::{
 
 use crate::{
     maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS, interface_flags},
+    protected::OnceVerified,
     sockets::Sockets,
     tables::{At, KernelTables},
 };
@@ -33,7 +34,7 @@ use crate::{
 const LOOPBACK: u32 = 1;
 
 /// How a family's addresses are put into a FIB lookup.
-pub(crate) trait Routed: Maps {
+pub(crate) trait Routed: OnceVerified {
     fn set_ends(lookup: &mut FibLookup, src: Self::Address, dst: Self::Address);
     /// A neighbour as `bpf_redirect_neigh` takes it.
     fn neighbour(address: Self::Address) -> bpf_redir_neigh;

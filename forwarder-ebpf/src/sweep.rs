@@ -6,7 +6,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, bpf_timer},
+    bindings::bpf_timer,
     helpers::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start},
 };
 use forwarder_common::{
@@ -17,7 +17,8 @@ use forwarder_common::{
 
 use crate::{
     clock::now,
-    maps::{Maps, MapsV4, MapsV6, SETTINGS, SWEEP, Sweep},
+    maps::{MapsV4, MapsV6, SETTINGS, SWEEP, Sweep},
+    protected::{self, OnceVerified},
 };
 
 /// Between two sweeps, in nanoseconds.
@@ -29,7 +30,7 @@ const CLOCK_MONOTONIC: u64 = 1;
 
 /// Enters both directions of a flow and its forward key into a free slot.
 #[inline(always)]
-pub(crate) fn enter<M: Maps>(
+pub(crate) fn enter<M: OnceVerified>(
     forward: (&FlowKey<M::Address>, &mut Flow<M::Address>),
     reply: (&FlowKey<M::Address>, &Flow<M::Address>),
 ) -> Result<(), NotInserted> {
@@ -38,15 +39,14 @@ pub(crate) fn enter<M: Maps>(
         let _ = M::free_slots().push(slot, 0);
     };
     forward.1.sweep_slot = slot;
-    let flags = BPF_NOEXIST.into();
-    if M::established().insert(reply.0, *reply.1, flags).is_err() {
+    if let Err(why) = protected::enter::<M>(reply.0, reply.1) {
         give_back();
-        return Err(NotInserted::Taken);
+        return Err(why);
     }
-    if M::established().insert(forward.0, *forward.1, flags).is_err() {
-        let _ = M::established().remove(reply.0);
+    if let Err(why) = protected::enter::<M>(forward.0, forward.1) {
+        protected::leave::<M>(reply.0);
         give_back();
-        return Err(NotInserted::Taken);
+        return Err(why);
     }
     if let Some(key) = M::sweep_keys().get_ptr_mut(slot) {
         // SAFETY: a pointer to an array value, valid while the program runs; only the holder of the slot writes it.
@@ -58,9 +58,9 @@ pub(crate) fn enter<M: Maps>(
 /// Removes both directions of a flow. Whoever removes the entry with the slot's own key frees the slot: of two CPUs
 /// that try, the kernel lets one succeed.
 #[inline(always)]
-pub(crate) fn remove<M: Maps>(one: &FlowKey<M::Address>, other: &FlowKey<M::Address>, slot: u32) {
-    let first = M::established().remove(one).is_ok();
-    let second = M::established().remove(other).is_ok();
+pub(crate) fn remove<M: OnceVerified>(one: &FlowKey<M::Address>, other: &FlowKey<M::Address>, slot: u32) {
+    let first = protected::leave::<M>(one);
+    let second = protected::leave::<M>(other);
     if !first && !second {
         return;
     }
@@ -114,14 +114,14 @@ struct Run {
 }
 
 #[inline(always)]
-fn sweep_some<M: Maps>(settings: &'static Settings, first: u32) -> u32 {
+fn sweep_some<M: OnceVerified>(settings: &'static Settings, first: u32) -> u32 {
     let mut run = Run { settings, first, wrapped: 0 };
     // SAFETY: the callback has the type that the helper calls, and `run` outlives the call.
     unsafe { bpf_loop(SLOTS_PER_SWEEP, sweep_one::<M> as *mut c_void, (&raw mut run).cast(), 0) };
     if run.wrapped != 0 { 0 } else { first.wrapping_add(SLOTS_PER_SWEEP) }
 }
 
-unsafe extern "C" fn sweep_one<M: Maps>(step: u32, run: *mut Run) -> i64 {
+unsafe extern "C" fn sweep_one<M: OnceVerified>(step: u32, run: *mut Run) -> i64 {
     // SAFETY: `sweep_some` passes its own record.
     let run = unsafe { &mut *run };
     let slot = run.first.wrapping_add(step);
@@ -134,15 +134,15 @@ unsafe extern "C" fn sweep_one<M: Maps>(step: u32, run: *mut Run) -> i64 {
     if key.protocol == 0 {
         return 0;
     }
-    let Some(flow) = M::established().get_ptr_mut(key) else { return 0 };
+    let Some(entry) = protected::find::<M>(&key) else { return 0 };
     // SAFETY: a pointer to a map value, valid while the program runs; copied at once.
-    let flow = unsafe { flow.read() };
-    if flow.sweep_slot != slot {
+    let flow = unsafe { entry.read() };
+    if flow.sweep_slot != slot || !protected::is_of(entry, &key) {
         return 0;
     }
     let peer_key = flow.peer_key(key.protocol);
     let mut lives = !expired(run.settings, key.protocol_number(), &flow);
-    if !lives && let Some(peer) = M::established().get_ptr_mut(peer_key) {
+    if !lives && let Some(peer) = protected::find::<M>(&peer_key) {
         // SAFETY: as above.
         let peer = unsafe { peer.read() };
         lives = !expired(run.settings, key.protocol_number(), &peer);
@@ -163,13 +163,13 @@ unsafe extern "C" fn sweep_one<M: Maps>(step: u32, run: *mut Run) -> i64 {
 
 /// A mapping lives while a flow of it lives, and so does what the mapping lets in.
 #[inline(always)]
-fn refresh_mapping<M: Maps>(protocol: u8, flags: u8, ours: (M::Address, u16), remote: M::Address) {
+fn refresh_mapping<M: OnceVerified>(protocol: u8, flags: u8, ours: (M::Address, u16), remote: M::Address) {
     let refresh = |entry: *mut Flow<M::Address>| {
         // SAFETY: a pointer to a map value, valid while the program runs; a single word.
         unsafe { (*entry).last_seen = now() };
     };
     let key = FlowKey::mapping_from_outside(protocol, ours.0, ours.1);
-    match M::established().get_ptr_mut(key) {
+    match protected::find::<M>(&key) {
         Some(mapping) => refresh(mapping),
         None => M::embryonic().get_ptr_mut(key).map_or((), refresh),
     }

@@ -16,6 +16,7 @@ use forwarder_common::{
     abi::{
         AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, Ticks,
     },
+    address::Address,
     answer::About,
     flow_state::FlowState,
     packet::Packet,
@@ -28,6 +29,7 @@ use crate::{
     clock::now,
     count, held,
     maps::{ANSWERS, Maps},
+    protected,
     routing::{self, Routed},
     sockets::{Socket, Sockets},
     sweep,
@@ -82,12 +84,17 @@ impl<A> Clone for Entry<A> {
 }
 impl<A> Copy for Entry<A> {}
 
-impl<A: Copy> FlowEntry<A> for Entry<A> {
+impl<A: Address> FlowEntry<A> for Entry<A> {
     #[inline(always)]
     fn get(self) -> Flow<A> {
         // SAFETY: a value pointer from a lookup in this program run. Another CPU may write counters meanwhile: they
         // are whole words, and nothing is decided by them.
         unsafe { self.0.as_ptr().read() }
+    }
+
+    #[inline(always)]
+    fn is_of(self, key: &FlowKey<A>) -> bool {
+        protected::is_of(self.0.as_ptr(), key)
     }
 
     #[inline(always)]
@@ -162,7 +169,7 @@ fn inserted(result: Result<(), i32>) -> Result<(), NotInserted> {
     }
 }
 
-impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
+impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     type Entry = Entry<M::Address>;
     type Draft = ScratchDraft<M::Address>;
 
@@ -208,7 +215,7 @@ impl<M: Maps + Routed + Sockets> Tables<M::Address> for KernelTables<M> {
 
     #[inline(always)]
     fn established(&self, key: &FlowKey<M::Address>) -> Option<Self::Entry> {
-        NonNull::new(M::established().get_ptr_mut(key)?).map(Entry)
+        NonNull::new(protected::find::<M>(key)?).map(Entry)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use forwarder_common::abi::{Flow, FlowKey, Layout};
+use forwarder_common::abi::{Flow, FlowKey, FlowSlot, Layout, Slotted};
 use forwarder_common::address::{V4, V6};
 use forwarder_common::verdict::Outcome;
 use forwarder_lab::Family;
@@ -97,9 +97,10 @@ impl Connection {
 pub(crate) fn entries(world: &World, family: Family) -> (usize, usize) {
     fn of<A>(world: &World, suffix: &str) -> (usize, usize)
     where
-        A: Ord,
+        A: Ord + Slotted,
         FlowKey<A>: Layout,
         Flow<A>: Layout,
+        FlowSlot<A>: Layout,
     {
         let count = |table: &str| world.flows::<A>(&format!("{table}_{suffix}")).len();
         (count("ESTABLISHED"), count("EMBRYONIC"))

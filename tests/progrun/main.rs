@@ -33,5 +33,6 @@ mod programs;
 mod reload;
 mod stateless;
 mod sweep;
+mod two_cpus;
 mod untouched;
 mod world;

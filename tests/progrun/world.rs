@@ -12,12 +12,15 @@ use aya_obj::programs::XdpAttachType;
 use forwarder::bpf::attach;
 use forwarder::bpf::counters::Counters;
 use forwarder::bpf::load::{self, Ebpf, Globals};
+use forwarder::bpf::protected::ProtectedFlows;
 use forwarder::bpf::tables::{self, Tables};
 use forwarder::bpf::{Bits, Plain, bpffs, interfaces};
 use forwarder::config::{Compiled, Draft};
 use forwarder::machine::{Interface, Machine, sysctl};
 use forwarder::reconcile::{self, Plan, Running, RunningTables};
-use forwarder_common::abi::{Flow, FlowKey, InterfaceCounters, Layout, RuleCounters, Settings, ticks_from_millis};
+use forwarder_common::abi::{
+    Flow, FlowKey, FlowSlot, InterfaceCounters, Layout, RuleCounters, Settings, Slotted, ticks_from_millis,
+};
 use forwarder_common::address::{V4, V6};
 use forwarder_common::verdict::Outcome;
 use forwarder_lab::{Family, Host, Lab, Offloads};
@@ -190,6 +193,7 @@ impl World {
         attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, "tc", 0).unwrap();
         attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, "xdp", 0).unwrap();
         load::fill_free_slots(&mut bpf, compiled.sizes.flows).unwrap();
+        load::seed_flow_tables(&mut bpf, compiled.sizes.flows).unwrap();
         // A run of the XDP program can name an interface as where its frame came from only if that runs XDP.
         let pass: &mut Xdp = bpf.program_mut("forwarder_pass").unwrap().try_into().unwrap();
         pass.load().unwrap();
@@ -307,8 +311,8 @@ impl World {
     /// Lets every established flow of a family have seen its last packet 20 days ago.
     pub(crate) fn make_flows_older(&self, family: Family) {
         match family {
-            Family::V4 => age::<V4>(&self.pins, "ESTABLISHED_V4"),
-            Family::V6 => age::<V6>(&self.pins, "ESTABLISHED_V6"),
+            Family::V4 => age::<V4>(&self.pins, "V4"),
+            Family::V6 => age::<V6>(&self.pins, "V6"),
         }
     }
 
@@ -320,37 +324,36 @@ impl World {
     /// The entries of a flow table, as the pins show them.
     pub(crate) fn flows<A>(&self, name: &str) -> BTreeMap<FlowKey<A>, Flow<A>>
     where
-        A: Ord,
+        A: Ord + Slotted,
         FlowKey<A>: Layout,
         Flow<A>: Layout,
+        FlowSlot<A>: Layout,
     {
         flows(&self.pins, name)
     }
 }
 
-fn age<A>(pins: &Path, name: &str)
+fn age<A: Slotted>(pins: &Path, family: &str)
 where
-    A: Ord,
-    FlowKey<A>: Layout,
-    Flow<A>: Layout,
+    FlowSlot<A>: Layout,
 {
-    let mut map: HashMap<_, Bits<FlowKey<A>>, Bits<Flow<A>>> =
-        Map::HashMap(MapData::from_pin(pins.join(name)).unwrap()).try_into().unwrap();
-    for (key, mut flow) in flows::<A>(pins, name) {
-        flow.last_seen = flow.last_seen.wrapping_sub(ticks_from_millis(20 * 86_400_000));
-        map.insert(Bits(key), Bits(flow), 0).unwrap();
-    }
+    let ago = ticks_from_millis(20 * 86_400_000);
+    let flows = ProtectedFlows::<A>::open(pins, family).unwrap();
+    flows.set_last_seen(|_, flow| Some(flow.last_seen.wrapping_sub(ago)));
 }
 
 /// The entries of the flow table pinned in `pins`.
 pub(crate) fn flows<A>(pins: &Path, name: &str) -> BTreeMap<FlowKey<A>, Flow<A>>
 where
-    A: Ord,
+    A: Ord + Slotted,
     FlowKey<A>: Layout,
     Flow<A>: Layout,
+    FlowSlot<A>: Layout,
 {
-    let data = MapData::from_pin(pins.join(name)).unwrap();
-    let map = if name.starts_with("EMBRYONIC") { Map::LruHashMap(data) } else { Map::HashMap(data) };
+    if let Some(family) = name.strip_prefix("ESTABLISHED_") {
+        return ProtectedFlows::open(pins, family).unwrap().iter().collect();
+    }
+    let map = Map::LruHashMap(MapData::from_pin(pins.join(name)).unwrap());
     let map: HashMap<_, Bits<FlowKey<A>>, Bits<Flow<A>>> = map.try_into().unwrap();
     map.iter().map(|entry| entry.map(|(Bits(key), Bits(flow))| (key, flow)).unwrap()).collect()
 }
@@ -368,12 +371,12 @@ struct Words([u32; 8]);
 unsafe impl Pod for Words {}
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-fn xdp_md(ingress: u32, length: usize) -> Vec<u8> {
+pub(crate) fn xdp_md(ingress: u32, length: usize) -> Vec<u8> {
     [0, u32::try_from(length).unwrap(), 0, ingress, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 
 /// `struct __sk_buff` with its `ifindex`, and `gso_size` and `gso_segs` of a packet to be cut.
-fn sk_buff(interface: u32, segment: u32) -> Vec<u8> {
+pub(crate) fn sk_buff(interface: u32, segment: u32) -> Vec<u8> {
     const LENGTH: usize = 192;
     const IFINDEX: usize = 40;
     const GSO_SEGS: usize = 164;

@@ -226,6 +226,10 @@ impl<A: MemoryAddress> FlowEntry<A> for &'static Cell<Flow<A>> {
         Cell::get(self)
     }
 
+    fn is_of(self, _key: &FlowKey<A>) -> bool {
+        true
+    }
+
     fn seen(self, now: Ticks, bytes: u32) {
         let mut flow = Cell::get(self);
         flow.last_seen = now;

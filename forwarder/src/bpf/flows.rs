@@ -12,17 +12,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use forwarder_common::{
-    abi::{Direction, Flow, FlowKey, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed, flow_flags},
+    abi::{Direction, Flow, FlowKey, FlowSlot, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed, flow_flags},
     address::{V4, V6},
     flow_state::FlowState,
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Bits, load::pinned};
+use super::{Bits, load::pinned, protected::ProtectedFlows, tables::await_packets};
 use crate::config::{Family, masquerade::Filtering};
-
-/// `BPF_EXIST` of `bpf.h`: only an entry that is there.
-const BPF_EXIST: u64 = 2;
 
 /// A flow of the running instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,14 +96,15 @@ pub struct Fill {
 }
 
 /// A flow table of one address family, opened for reading.
-struct FlowTable<A>
+enum FlowTable<A: Family>
 where
     FlowKey<A>: Layout,
     Flow<A>: Layout,
 {
-    map: HashMap<MapData, Bits<FlowKey<A>>, Bits<Flow<A>>>,
-    limit: u32,
-    protected: bool,
+    /// Established flows.
+    Protected(ProtectedFlows<A>),
+    /// New flows, and the room for them.
+    Embryonic(HashMap<MapData, Bits<FlowKey<A>>, Bits<Flow<A>>>, u32),
 }
 
 /// All flows and mappings.
@@ -149,21 +147,35 @@ impl<A: Family> FlowTable<A>
 where
     FlowKey<A>: Layout + Hash,
     Flow<A>: Layout,
+    FlowSlot<A>: Layout,
 {
     fn open(pins: &Path, protected: bool, family: &str) -> Result<Self> {
-        let name = if protected { format!("ESTABLISHED_{family}") } else { format!("EMBRYONIC_{family}") };
+        if protected {
+            return ProtectedFlows::open(pins, family).map(Self::Protected);
+        }
+        let name = format!("EMBRYONIC_{family}");
         let data = MapData::from_pin(pins.join(&name)).with_context(|| format!("cannot open the pinned map {name}"))?;
         let limit = data.info().with_context(|| format!("cannot ask for the size of map {name}"))?.max_entries() / 2;
-        let wrap = if protected { Map::HashMap } else { Map::LruHashMap };
-        Ok(Self { map: pinned(pins, &name, wrap)?, limit, protected })
+        Ok(Self::Embryonic(pinned(pins, &name, Map::LruHashMap)?, limit))
+    }
+
+    const fn limit(&self) -> u32 {
+        match self {
+            Self::Protected(flows) => flows.limit,
+            Self::Embryonic(_, limit) => *limit,
+        }
     }
 
     /// A copy of the table. Packets change it meanwhile: the kernel may then start over, so reading ends after
     /// twice as many steps as there can be entries, and each key counts once.
     fn snapshot(&self) -> Result<StdHashMap<FlowKey<A>, Flow<A>>> {
-        let steps = usize::try_from(self.limit).unwrap_or(usize::MAX).saturating_mul(4);
+        let (map, limit) = match self {
+            Self::Protected(flows) => return Ok(flows.iter().collect()),
+            Self::Embryonic(map, limit) => (map, *limit),
+        };
+        let steps = usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(4);
         let mut entries = StdHashMap::new();
-        for entry in self.map.iter().take(steps) {
+        for entry in map.iter().take(steps) {
             let (Bits(key), Bits(flow)) = entry.context("cannot read a flow table")?;
             entries.insert(key, flow);
         }
@@ -171,7 +183,7 @@ where
     }
 
     fn fill(&self) -> Result<Fill> {
-        let mut fill = Fill { limit: self.limit, ..Fill::default() };
+        let mut fill = Fill { limit: self.limit(), ..Fill::default() };
         for (key, flow) in self.snapshot()? {
             match kind(&key) {
                 Kind::Permission => fill.permissions += 1,
@@ -192,22 +204,31 @@ where
         // Longer ago than any timeout, but a quarter of an hour short of what would count as the future: until then
         // the sweeper has come by.
         let long_ago = now.wrapping_sub(Ticks::MAX / 2 - (15 * 60 * 1000));
-        let mut ended = 0;
-        let concerned = |(key, flow): &(FlowKey<A>, Flow<A>)| counters.contains(&flow.counter) || is_lost(key, flow);
-        for (key, flow) in self.snapshot()?.into_iter().filter(concerned) {
-            ended += usize::from(is_forward(&flow) && kind(&key) == Kind::Packets);
-            let done = if self.protected {
-                self.map.insert(Bits(key), Bits(Flow { last_seen: long_ago, ..flow }), BPF_EXIST)
-            } else {
-                self.map.remove(&Bits(key))
-            };
-            match done {
-                // It has ended by itself meanwhile.
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).context("cannot end flows"),
+        let concerned = |key: &FlowKey<A>, flow: &Flow<A>| counters.contains(&flow.counter) || is_lost(key, flow);
+        let entries = self.snapshot()?;
+        match self {
+            Self::Protected(flows) => {
+                let date_back = |key: &FlowKey<A>, flow: &Flow<A>| concerned(key, flow).then_some(long_ago);
+                flows.set_last_seen(date_back);
+                // A packet that had already looked at its flow dates it anew. No other comes after that one.
+                await_packets();
+                flows.set_last_seen(date_back);
+            }
+            Self::Embryonic(map, _) => {
+                for (key, _) in entries.iter().filter(|(key, flow)| concerned(key, flow)) {
+                    match map.remove(&Bits(*key)) {
+                        // It has ended by itself meanwhile.
+                        Ok(()) | Err(MapError::KeyNotFound) => {}
+                        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
+                        Err(error) => return Err(error).context("cannot end flows"),
+                    }
+                }
             }
         }
+        let ended = entries
+            .iter()
+            .filter(|(key, flow)| concerned(key, flow) && is_forward(flow) && kind(key) == Kind::Packets)
+            .count();
         Ok(ended)
     }
 
@@ -237,7 +258,7 @@ where
                     source: end(flow.rewrite.src, flow.rewrite.src_port),
                     backend: end(flow.rewrite.dst, flow.rewrite.dst_port),
                     state,
-                    protected: self.protected,
+                    protected: matches!(self, Self::Protected(_)),
                     idle,
                     expires_in,
                     forward: Traffic { packets: flow.packets, bytes: flow.bytes },
@@ -251,7 +272,7 @@ where
                     host: end(key.src, key.src_port),
                     outside: end(flow.rewrite.src, flow.rewrite.src_port),
                     filtering: filtering(flow.flags),
-                    protected: self.protected,
+                    protected: matches!(self, Self::Protected(_)),
                     idle,
                     expires_in,
                 }),

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::Read as _,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
 };
@@ -11,12 +12,12 @@ use anyhow::{Context as _, Result, anyhow, bail};
 pub use aya::Ebpf;
 use aya::{
     EbpfLoader,
-    maps::{Map, MapData, PerCpuArray, Queue},
+    maps::{Array, Map, MapData, PerCpuArray, Queue},
     programs::{ProgramError, RawTracePoint, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use forwarder_common::abi::INTERFACE_SLOTS;
+use forwarder_common::abi::{FlowHash, INTERFACE_SLOTS};
 
-use super::{attach, object};
+use super::{Bits, attach, object};
 
 /// The XDP program of an interface.
 pub const XDP: &str = "forwarder_xdp";
@@ -133,6 +134,23 @@ pub fn fill_free_slots(bpf: &mut Ebpf, flows: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes how keys become slots of the tables of protected flows, which have room for `flows` flows: with random numbers,
+/// before there is any flow.
+pub fn seed_flow_tables(bpf: &mut Ebpf, flows: u32) -> Result<()> {
+    let mut seeds = [0; 10];
+    for seed in &mut seeds {
+        let mut bytes = [0; size_of::<u64>()];
+        File::open("/dev/urandom")
+            .and_then(|mut source| source.read_exact(&mut bytes))
+            .context("cannot read random numbers from /dev/urandom")?;
+        *seed = u64::from_ne_bytes(bytes);
+    }
+    let hash = FlowHash { seeds, mask: FlowHash::slots(flows.saturating_mul(2)) - 1, reserved: 0 };
+    let map = bpf.map_mut("FLOW_HASH").context("the BPF object has no map FLOW_HASH")?;
+    let mut map: Array<&mut MapData, Bits<FlowHash>> = map.try_into().context("map FLOW_HASH is no array")?;
+    map.set(0, Bits(hash), 0).context("cannot write map FLOW_HASH")
 }
 
 /// Watches for frames that are lost after XDP redirected them; counted in map `REDIRECT_LOSSES`.

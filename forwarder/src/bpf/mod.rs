@@ -12,6 +12,7 @@ pub mod load;
 pub mod log;
 pub mod mode;
 pub mod object;
+pub mod protected;
 pub mod tables;
 
 use forwarder_common::abi::Layout;

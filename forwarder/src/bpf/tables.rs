@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use forwarder_common::{
-    abi::{AllowKey, Endpoint, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side, VERSION},
+    abi::{AllowKey, Endpoint, FlowHash, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side, VERSION},
     address::{V4, V6},
 };
 use nix::libc;
@@ -56,6 +56,7 @@ const MINIMAL_DATAGRAMS: u32 = 1024;
 pub fn map_sizes(sizes: &Sizes) -> BTreeMap<&'static str, u32> {
     let flows = [
         ("ESTABLISHED_V4", "ESTABLISHED_V6", sizes.flows.saturating_mul(2)),
+        ("FLOWS_V4", "FLOWS_V6", FlowHash::slots(sizes.flows.saturating_mul(2))),
         ("EMBRYONIC_V4", "EMBRYONIC_V6", sizes.new_flows.saturating_mul(2)),
         ("DATAGRAMS_V4", "DATAGRAMS_V6", (sizes.new_flows / 2).max(MINIMAL_DATAGRAMS)),
         ("FREE_SLOTS_V4", "FREE_SLOTS_V6", sizes.flows),
@@ -246,7 +247,7 @@ where
 }
 
 /// Returns when every packet that was under way at the call is through.
-fn await_packets() {
+pub(super) fn await_packets() {
     /// `MEMBARRIER_CMD_GLOBAL` of linux/membarrier.h: an RCU grace period, which every BPF program run ends before.
     const GLOBAL: libc::c_int = 1;
     // SAFETY: this command takes two zeros and touches no memory of ours.

@@ -87,8 +87,8 @@ pub struct Sizes {
     pub allow: u32,
     /// `RULE_COUNTERS`.
     pub counters: u32,
-    /// Established flows per family: `FREE_SLOTS_*` has this many entries, `ESTABLISHED_*` twice as many, and
-    /// `SWEEP_KEYS_*` one more.
+    /// Established flows per family: `FREE_SLOTS_*` has this many entries, `ESTABLISHED_*` twice as many, `FLOWS_*` at
+    /// least four times as many, and `SWEEP_KEYS_*` one more.
     pub flows: u32,
     /// New flows per family: `EMBRYONIC_*` has twice as many entries.
     pub new_flows: u32,

@@ -1,0 +1,217 @@
+//! Two CPUs that begin, use and end the same flows at once.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::TestRun as _;
+use aya::maps::{Array, HashMap, Map, MapData, Queue};
+use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use forwarder::bpf::attach;
+use forwarder::bpf::load;
+use forwarder::bpf::{Bits, Plain};
+use forwarder_common::abi::{FlowHash, FlowKey, FlowSlot, Layout, Place, REACH, Slotted, near};
+use forwarder_common::address::{V4, V6};
+use forwarder_lab::{Family, patience};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::connection::{Connection, KEEPING_FLOWS, entries};
+use crate::fixture::{arriving, warm_up};
+use crate::plan::Side;
+use crate::test_packet::{Body::Udp, wrongness};
+use crate::world::{self, World, sk_buff, xdp_md};
+
+const RULES: &str = include_str!("../fixtures/rules.toml");
+/// Fewer than there are connections, so that places are taken all the time.
+const ROOM: u32 = 32;
+const PORTS: std::ops::Range<u16> = 4000..4016;
+const PACKETS: usize = 40_000;
+const REDIRECTED: [u32; 2] = [4, 7];
+
+/// A packet, and what it must look like if it is forwarded. Its source port may be another one.
+struct Sample {
+    frame: Vec<u8>,
+    src: SocketAddr,
+    dst: SocketAddr,
+    chosen_port: bool,
+}
+
+fn samples(world: &World) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    for family in Family::ALL {
+        for rule in KEEPING_FLOWS {
+            for port in PORTS {
+                let connection = Connection::new(family, rule, port);
+                let frame = arriving(world, &connection.request(Udp).0);
+                samples.push(Sample { frame, src: connection.source, dst: connection.backend, chosen_port: true });
+                let frame = arriving(world, &connection.answer(Udp).0);
+                samples.push(Sample { frame, src: connection.listen, dst: connection.client, chosen_port: false });
+            }
+        }
+    }
+    samples
+}
+
+/// Source and destination of a UDP packet without options.
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let end = |address: usize, port: usize| {
+        let number = u16::from_be_bytes([frame[port], frame[port + 1]]);
+        let ip = if frame[12] == 0x08 {
+            <[u8; 4]>::try_from(&frame[address..address + 4]).unwrap().into()
+        } else {
+            <[u8; 16]>::try_from(&frame[address..address + 16]).unwrap().into()
+        };
+        SocketAddr::new(ip, number)
+    };
+    if frame[12] == 0x08 { (end(26, 34), end(30, 36)) } else { (end(22, 54), end(38, 56)) }
+}
+
+/// What one CPU does: packets in an order of its own, first to XDP, then to TC. How many each forwarded.
+fn send(world: &Handles, cpu: usize, samples: &[Sample]) -> [u32; 2] {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+    let program = |name: &str| world.pins.join(attach::PROGRAMS).join(name);
+    let xdp = Xdp::from_pin(program("xdp_0"), XdpAttachType::Interface).unwrap();
+    let tc = SchedClassifier::from_pin(program("tc_0")).unwrap();
+    let mut forwarded = [0; 2];
+    let mut random = cpu as u32 + 1;
+    for _ in 0..PACKETS {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let sample = &samples[(random >> 8) as usize % samples.len()];
+        for hook in [0, 1] {
+            let mut out = vec![0; sample.frame.len() + 64];
+            let context = if hook == 0 { xdp_md(world.index, sample.frame.len()) } else { sk_buff(world.index, 0) };
+            let options = TestRunOptions {
+                data_in: Some(&sample.frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            };
+            let result = if hook == 0 { xdp.test_run(options) } else { tc.test_run(options) }.unwrap();
+            if !REDIRECTED.contains(&result.return_value) {
+                continue;
+            }
+            out.truncate(result.data_size_out as usize);
+            let (src, dst) = ends(&out);
+            assert_eq!((src.ip(), dst.ip()), (sample.src.ip(), sample.dst.ip()), "{out:02x?}");
+            if sample.chosen_port {
+                assert_eq!(dst.port(), sample.dst.port(), "{out:02x?}");
+            } else {
+                assert_eq!(src.port(), sample.src.port(), "{out:02x?}");
+                assert!(PORTS.contains(&dst.port()), "{out:02x?}");
+            }
+            assert_eq!(wrongness(&out), (0, 0), "{out:02x?}");
+            forwarded[hook] += 1;
+            break;
+        }
+    }
+    forwarded
+}
+
+/// What a CPU's thread needs of the world.
+struct Handles {
+    pins: std::path::PathBuf,
+    index: u32,
+}
+
+/// The tables of a family agree with each other: every key has its slot, every slot its key, every home its bits.
+fn check_slots<A>(world: &World, suffix: &str) -> usize
+where
+    A: Slotted + Eq + std::fmt::Debug + Ord,
+    FlowKey<A>: Layout,
+    FlowSlot<A>: Layout,
+{
+    let open = |name: &str| MapData::from_pin(world.pins.join(name)).unwrap();
+    let hash: Array<_, Bits<FlowHash>> = Map::Array(open("FLOW_HASH")).try_into().unwrap();
+    let Bits(hash) = hash.get(&0, 0).unwrap();
+    let slots: Array<_, Bits<FlowSlot<A>>> = Map::Array(open(&format!("FLOWS_{suffix}"))).try_into().unwrap();
+    let slots: Vec<FlowSlot<A>> = (0..slots.len()).map(|index| slots.get(&index, 0).unwrap().0).collect();
+    let keys: HashMap<_, Bits<FlowKey<A>>, Plain<u64>> =
+        Map::HashMap(open(&format!("ESTABLISHED_{suffix}"))).try_into().unwrap();
+    let keys: Vec<(FlowKey<A>, u64)> = keys.iter().map(|entry| entry.unwrap()).map(|(k, p)| (k.0, p.0)).collect();
+    let mut bits = vec![0_u32; slots.len()];
+    for (key, place) in &keys {
+        let place = Place::unpack(*place);
+        assert_eq!(slots[place.index as usize].occupant(), Some(*key), "{place:?}");
+        assert!(place.distance < REACH);
+        let home = place.index.wrapping_sub(place.distance) & hash.mask;
+        let first = hash.home(key);
+        assert!(home == first || home == hash.second_home(first), "{place:?}");
+        bits[home as usize] |= near(place.distance);
+    }
+    assert_eq!(slots.iter().filter(|slot| slot.occupant().is_some()).count(), keys.len());
+    for (index, (slot, bits)) in slots.iter().zip(bits).enumerate() {
+        let tagged = slot.key.protocol;
+        assert_eq!(tagged & 0x7fff_0000, bits, "slot {index}");
+        assert_ne!(tagged & 0x7ff, 0x7ff, "slot {index} is busy");
+    }
+    keys.len()
+}
+
+#[test]
+fn no_flow_is_mixed_with_another_and_nothing_is_left_behind() {
+    world::with_changed(
+        RULES,
+        |compiled| {
+            compiled.sizes.flows = ROOM;
+            compiled.sizes.new_flows = 4096;
+        },
+        |world| {
+            warm_up(world);
+            load::start_sweep(world.bpf()).unwrap();
+            let samples = samples(world);
+            let handles = Handles { pins: world.pins.clone(), index: world.index(Side::Clients) };
+            let done = AtomicBool::new(false);
+            let mut dated_back = 0_u32;
+            thread::scope(|scope| {
+                let cpus = [0, 1].map(|cpu| {
+                    scope.spawn({
+                        let (handles, samples) = (&handles, &samples);
+                        move || send(handles, cpu, samples)
+                    })
+                });
+                let ageing = scope.spawn(|| {
+                    let mut rounds = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        for family in Family::ALL {
+                            world.make_flows_older(family);
+                        }
+                        rounds += 1;
+                        thread::sleep(Duration::from_millis(3));
+                    }
+                    rounds
+                });
+                let forwarded = cpus.map(thread::ScopedJoinHandle::join);
+                done.store(true, Ordering::Relaxed);
+                dated_back = ageing.join().unwrap();
+                for forwarded in forwarded {
+                    let [xdp, tc] = forwarded.unwrap();
+                    assert!(xdp > 1000 && tc > 1000, "{xdp} at XDP, {tc} at TC");
+                }
+            });
+            assert!(dated_back > 10, "{dated_back}");
+            for family in Family::ALL {
+                let deadline = Instant::now() + patience();
+                while entries(world, family).0 != 0 {
+                    world.make_flows_older(family);
+                    assert!(Instant::now() < deadline, "{family:?} has {:?} entries", entries(world, family));
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+            // And with flows in them.
+            let forwarded = send(&handles, 0, &samples);
+            assert!(forwarded[0] > 1000);
+            assert_eq!(check_slots::<V4>(world, "V4"), 2 * ROOM as usize);
+            assert_eq!(check_slots::<V6>(world, "V6"), 2 * ROOM as usize);
+            for family in ["V4", "V6"] {
+                let free = MapData::from_pin(world.pins.join(format!("FREE_SLOTS_{family}"))).unwrap();
+                let mut free: Queue<_, u32> = Map::Queue(free).try_into().unwrap();
+                assert!(free.pop(0).is_err(), "a place is left over");
+            }
+        },
+    );
+}
