@@ -149,8 +149,7 @@ fn commit<A: Address, T: Tables<A>>(
         Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
         Found::New(rule) => {
             open_flow(tables, parsed, rule, draft)?;
-            let entry = tables.embryonic(&parsed.key).ok_or(Outcome::DropNoFlow)?;
-            draft.decision = Decision::of_flow(&entry.get());
+            draft.decision = Decision::of_flow(&draft.flow);
         }
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());

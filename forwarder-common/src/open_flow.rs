@@ -64,7 +64,10 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     enter_forward(tables, &parsed.key, draft)
 }
 
-/// Enters the forward direction, the reply direction being entered.
+/// Enters the forward direction, the reply direction being entered. `draft.flow` is then what is entered.
+///
+/// Neither half is looked up for the packet that begins the flow: the table pushes out first what was never looked up, so
+/// flows that nobody answers go before those that are answered, and both halves alike.
 ///
 /// # Errors
 /// There is no room; then the reply direction is not entered any more.
@@ -72,22 +75,23 @@ pub fn open_flow<A: Address, T: Tables<A>>(
 pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    draft: &Draft<A>,
+    draft: &mut Draft<A>,
 ) -> Result<(), Outcome> {
-    let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
+    if tables.insert_embryonic(key, &draft.flow).is_ok() {
         tables.count(draft.flow.counter, Event::FlowBegun);
-        // The table pushes out first what was never looked up. The forward half will be, for this very packet; a
-        // reply half that is not would be gone in a flood before any answer comes.
-        let _looked_up = tables.embryonic(&draft.peer_key);
         return Ok(());
-    };
+    }
     // Another CPU may have been faster with a packet of the same flow: its choice holds, and ours is given back,
     // unless both chose the same port.
     let port = draft.flow.rewrite.src_port;
-    if tables.embryonic(key).is_none_or(|faster| faster.get().rewrite.src_port != port) {
+    let faster = tables.embryonic(key);
+    if let Some(faster) = faster {
+        draft.flow = faster.get();
+    }
+    if faster.is_none() || draft.flow.rewrite.src_port != port {
         tables.remove_embryonic(&draft.peer_key);
     }
-    if why == NotInserted::Taken { Ok(()) } else { Err(Outcome::DropNoFlow) }
+    if faster.is_some() { Ok(()) } else { Err(Outcome::DropNoFlow) }
 }
 
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
