@@ -205,7 +205,7 @@ impl Test {
 const ANSWERS: [&[u8]; 2] = [b"once", b"again"];
 
 /// A UDP datagram back to where it came from, by who is at this side, or nothing for any other frame.
-fn answer(frame: &[u8], by: Side) -> Option<Vec<u8>> {
+pub(crate) fn answer(frame: &[u8], by: Side) -> Option<Vec<u8>> {
     let view = View::of(frame).filter(|view| view.protocol == UDP)?;
     let (src, dst) = (view.port(frame, view.src_port_at())?, view.port(frame, view.dst_port_at())?);
     let payload = match frame.get(view.transport + UDP_LENGTH..view.end)? {

@@ -1,5 +1,5 @@
 //! Hosts behind forwarder that are idle keep their connections and their ports, whatever their neighbours and the world
-//! send: floods that make mappings, and floods at mapped ports.
+//! send: floods that make mappings, floods at mapped ports, and flows that are established until there is no room.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,9 +8,9 @@ use std::ops::Range;
 use fastrand::Rng;
 use forwarder_lab::Family;
 
-use crate::floods::{BATCH, FLOOD, LIMIT_ESTABLISHED, LIMIT_NEW};
+use crate::floods::{BATCH, FLOOD, LIMIT_ESTABLISHED, LIMIT_NEW, answer};
 use crate::packet::{ACK, Body, Packet, SYN, TCP, UDP};
-use crate::plan::{self, CLIENTS, Side};
+use crate::plan::{self, CLIENTS, NEIGHBOURS, Side};
 use crate::setting::Mode;
 use crate::twin::{Twin, middle, station};
 use crate::view::View;
@@ -198,6 +198,29 @@ fn idle_hosts_survive(family: Family, mode: Mode) {
     }
     test.all_go_on("a flood at mapped ports");
     assert_eq!(test.unprotected(), 0);
+
+    // Each is answered and goes on, which protects it, until there is no room. Answers arrive only at hosts whose MAC address
+    // is known.
+    for number in 0..FLOOD / BATCH {
+        if number % 20 == 0 && test.unprotected() > 0 {
+            break;
+        }
+        for _ in 0..BATCH {
+            let mut packet = test.anybody_to_anybody();
+            packet.src = plan::neighbour(family, test.rng.u8(..NEIGHBOURS));
+            test.send(Side::Home, &packet);
+        }
+        for frame in test.twin.arrived(Side::Client) {
+            answer(&frame, Side::Client).into_iter().for_each(|answer| test.twin.send(Side::Client, &answer));
+        }
+        for frame in test.twin.arrived(Side::Home) {
+            answer(&frame, Side::Home).into_iter().for_each(|again| test.twin.send(Side::Home, &again));
+        }
+        test.twin.arrived(Side::Client);
+    }
+    test.drain();
+    assert!(test.unprotected() > 0);
+    test.all_go_on("a flood that filled the table");
 }
 
 #[test]
