@@ -42,13 +42,31 @@ pub enum About {
     Mtu = 0,
     /// Anything else.
     Other = 1,
+    /// None of these, but what makes the kernel ask for a host ([`crate::neighbor`]): each takes an entry of its table of
+    /// neighbours, of which there are 1024 by default, for three seconds.
+    Probe = 2,
+}
+
+impl About {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// How many ticks one more takes.
+    #[inline(always)]
+    pub const fn interval(self) -> Ticks {
+        match self {
+            Self::Mtu | Self::Other => 1,
+            // About 60 a second.
+            Self::Probe => 16,
+        }
+    }
 }
 
 /// How many answers may be sent at once.
 pub const BURST: u32 = 50;
 
-/// A token bucket: [`BURST`] at once and one per tick on average, which is about 950 per second. The same as Linux
-/// allows all together (`icmp_msgs_burst`, `icmp_msgs_per_sec`), here for each CPU and [`About`].
+/// A token bucket: [`BURST`] at once and one per [`About::interval`] on average, which for ICMP errors is about 950 per
+/// second. The same as Linux allows all together (`icmp_msgs_burst`, `icmp_msgs_per_sec`), here for each CPU and [`About`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Budget {
@@ -59,9 +77,12 @@ pub struct Budget {
 impl Budget {
     /// Takes a token, if there is one.
     #[inline(always)]
-    pub const fn take(&mut self, now: Ticks) -> bool {
-        let new = elapsed(now, self.filled);
-        self.filled = now;
+    pub const fn take(&mut self, now: Ticks, about: About) -> bool {
+        let interval = about.interval();
+        let waited = elapsed(now, self.filled);
+        let new = waited / interval;
+        // Nothing has been waited for also where it was filled in the future: in the clock's other half.
+        self.filled = if new >= BURST || waited == 0 { now } else { self.filled.wrapping_add(new * interval) };
         let tokens = if new >= BURST { BURST } else { self.tokens + new };
         let tokens = if tokens > BURST { BURST } else { tokens };
         self.tokens = tokens.saturating_sub(1);

@@ -141,7 +141,7 @@ pub(crate) fn rule_of<'t, A: Address, T: Tables<A>>(
     match side {
         Side::Listen => listen_rule(tables, parsed),
         Side::Backend => backend_rule(tables, parsed),
-        Side::Inside | Side::Fragment | Side::Steered | Side::OnLink => None,
+        Side::Inside | Side::Fragment | Side::Steered | Side::OnLink | Side::Neighbor => None,
     }
 }
 

@@ -28,6 +28,7 @@ pub mod fragment;
 pub mod icmp_error;
 mod mapping;
 pub mod mss;
+pub mod neighbor;
 pub mod open_flow;
 pub mod outgoing;
 pub mod packet;

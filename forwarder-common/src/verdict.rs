@@ -48,7 +48,7 @@ pub enum Kind {
     Drop,
     /// Taken in: it comes by this hook again, or what was made of it.
     Hold,
-    /// Not forwarded, and turned into an ICMP error that tells its sender.
+    /// Not forwarded, and turned into what its sender is told: an ICMP error, or who has an address.
     Answer,
 }
 
@@ -119,6 +119,11 @@ outcomes! {
     HeldToFollow = "held_to_follow" Hold,
     /// Too large for its way, and allowed to be cut: the pieces arrive again in its place.
     HeldToCut = "held_to_cut" Hold,
+    /// A question for a host behind us that the kernel does not know: it became what makes the kernel ask that host, and
+    /// whoever asked will ask again.
+    HeldForNeighbor = "held_for_neighbor" Hold,
+    /// A question of neighbours (ARP, Neighbor Solicitation) for a host behind us: answered in its place.
+    AnsweredNeighbor = "answered_neighbor" Answer,
     /// Its TTL or hop limit would reach 0: Time Exceeded to its sender.
     AnsweredTtl = "answered_ttl" Answer,
     /// There is no route to the next hop: Destination Unreachable to its sender.

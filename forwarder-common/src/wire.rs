@@ -19,6 +19,8 @@ pub mod ethernet {
     pub const IPV4: u16 = EtherType::Ipv4 as u16;
     /// Ethertype of IPv6, network order as loaded.
     pub const IPV6: u16 = EtherType::Ipv6 as u16;
+    /// Ethertype of ARP, network order as loaded.
+    pub const ARP: u16 = EtherType::Arp as u16;
 }
 
 /// IPv4 (RFC 791).
@@ -90,6 +92,8 @@ pub mod ipv6 {
     pub const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
     /// Length of the fragment header.
     pub const FRAGMENT_LEN: usize = 8;
+    /// Nothing follows (RFC 8200 section 4.7).
+    pub const NO_NEXT_HEADER: u8 = IpProto::Ipv6NoNxt as u8;
     /// Destination options header.
     pub const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
 }
@@ -220,4 +224,40 @@ pub mod icmp {
     pub const V6_ECHO_REQUEST: u8 = 128;
     /// Echo reply (RFC 4443 section 4.2).
     pub const V6_ECHO_REPLY: u8 = 129;
+    /// Neighbor Solicitation (RFC 4861 section 4.3).
+    pub const NEIGHBOR_SOLICITATION: u8 = 135;
+    /// Neighbor Advertisement (RFC 4861 section 4.4).
+    pub const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+}
+
+/// ARP (RFC 826), for IPv4 over Ethernet.
+pub mod arp {
+    /// What a request begins with: Ethernet, IPv4, the lengths of their addresses, operation 1.
+    pub const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+    /// The operation of a reply.
+    pub const REPLY_OPERATION: u16 = 2;
+    /// The sender's MAC address.
+    pub const SENDER_MAC: usize = 8;
+    /// The sender's address.
+    pub const SENDER: usize = 14;
+    /// The MAC address that is asked for.
+    pub const TARGET_MAC: usize = 18;
+    /// The address that is asked for.
+    pub const TARGET: usize = 24;
+}
+
+/// Neighbour discovery (RFC 4861): solicitation and advertisement have the same shape.
+pub mod discovery {
+    /// Length without options.
+    pub const LEN: usize = 24;
+    /// The address that it is about.
+    pub const TARGET: usize = 8;
+    /// The only hop limit of messages that are heeded: nobody has forwarded them (section 7.1).
+    pub const HOP_LIMIT: u8 = 255;
+    /// In the first byte after an advertisement's checksum: it answers a solicitation (section 4.4).
+    pub const SOLICITED: u8 = 0x40;
+    /// Option: the sender's link-layer address (section 4.6.1).
+    pub const SOURCE_LINK_ADDRESS: u8 = 1;
+    /// Option: the target's link-layer address.
+    pub const TARGET_LINK_ADDRESS: u8 = 2;
 }

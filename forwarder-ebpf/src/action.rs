@@ -107,6 +107,13 @@ pub(crate) fn leave(
     sent.unwrap_or(TC_ACT_SHOT)
 }
 
+/// Counts what became of a question of a neighbour, which takes its own way out.
+#[inline(always)]
+pub(crate) fn counted(outcome: Outcome) {
+    record(Hook::Tc, &Verdict::of(outcome));
+    count::outcome(Hook::Tc, outcome);
+}
+
 #[inline(always)]
 fn transmit(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) -> Option<i32> {
     if hop.flags & next_hop_flags::NO_LINK_HEADER == 0 {

@@ -19,6 +19,7 @@ mod log;
 mod losses;
 mod maps;
 mod protected;
+mod neighbor;
 mod quote;
 mod routing;
 mod sockets;
@@ -81,6 +82,9 @@ fn ethertype(packet: &XdpPacket) -> Result<u16, Outcome> {
 /// The complete path, on the ingress of an Ethernet device.
 #[classifier]
 fn forwarder_tc(context: TcContext) -> i32 {
+    if let Some(action) = neighbor::asked(&context) {
+        return action;
+    }
     complete::<EthernetIpv4, EthernetIpv6>(&context)
 }
 

@@ -14,7 +14,7 @@ use forwarder_common::{
         InterfaceCounters, NextHop, RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
     },
     address::{Address, V4, V6},
-    answer::Budget,
+    answer::{About, Budget},
     parse::Parsed,
     tables::{Draft, Hop},
 };
@@ -176,7 +176,7 @@ pub(crate) type Piece = [u32; PIECE_BYTES as usize / 4 + 1];
 #[repr(C)]
 pub(crate) struct Answers {
     /// Indexed by [`forwarder_common::answer::About`].
-    pub(crate) budgets: [Budget; 2],
+    pub(crate) budgets: [Budget; About::COUNT],
     /// The address that an answer comes from, of either family; network order.
     pub(crate) answerer: V6,
 }

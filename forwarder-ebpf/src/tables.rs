@@ -360,9 +360,13 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     fn may_answer(&self, about: About) -> bool {
         let Some(answers) = ANSWERS.get_ptr_mut(0) else { return false };
         // SAFETY: as above; programs of a CPU that use it run one after the other.
-        let [mtu, other] = unsafe { &mut (*answers).budgets };
-        let budget = if about == About::Mtu { mtu } else { other };
-        budget.take(self.now)
+        let [mtu, other, probe] = unsafe { &mut (*answers).budgets };
+        let budget = match about {
+            About::Mtu => mtu,
+            About::Other => other,
+            About::Probe => probe,
+        };
+        budget.take(self.now, about)
     }
 
     #[inline(always)]

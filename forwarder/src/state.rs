@@ -59,6 +59,9 @@ pub struct State {
     /// What `status` says about each uplink.
     #[serde(default)]
     pub uplinks: Vec<UplinkState>,
+    /// What `list` says about each neighbour answered for.
+    #[serde(default)]
+    pub neighbors: Vec<NeighborState>,
     /// Where its programs hang.
     pub interfaces: Vec<AttachedInterface>,
     /// Which counter each rule has.
@@ -177,6 +180,22 @@ impl SteerState {
     }
 }
 
+/// A `[[neighbor]]` as `list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborState {
+    /// Its name.
+    pub name: String,
+    /// The interface where it is asked.
+    pub interface: String,
+    /// The addresses that are answered for; empty while an interface is waited for.
+    #[serde(rename = "for")]
+    pub addresses: Vec<String>,
+    /// The interface where they live.
+    pub via: String,
+    /// When they are answered for.
+    pub answer: String,
+}
+
 /// An interface that programs hang on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachedInterface {
@@ -242,6 +261,14 @@ impl Drop for Lock {
 }
 
 impl State {
+    /// The names of all rules, each of which has counters.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        let masquerades = self.masquerades.iter().map(|masquerade| &masquerade.name);
+        let neighbors = self.neighbors.iter().map(|neighbor| &neighbor.name);
+        let steers = self.steers.iter().map(|steer| &steer.name);
+        self.rules.iter().map(|rule| &rule.name).chain(masquerades).chain(steers).chain(neighbors)
+    }
+
     /// A new instance, loaded now by this program.
     pub fn new(pins: &Path, config: Config) -> Result<Self> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -256,6 +283,7 @@ impl State {
             masquerades: Vec::new(),
             steers: Vec::new(),
             uplinks: Vec::new(),
+            neighbors: Vec::new(),
             interfaces: Vec::new(),
             counters: BTreeMap::new(),
             sysctls: Vec::new(),

@@ -48,6 +48,7 @@ mod links;
 mod listens;
 mod mappings;
 mod masquerade;
+mod neighbor;
 mod next_hop;
 mod passing;
 mod path_mtu;

@@ -128,8 +128,7 @@ pub(crate) fn compile(template: &str) -> Compiled {
         local_port_range: LOCAL_PORTS,
         source_rules: false,
         sources: draft.backends().into_iter().map(|backend| (backend, inner(backend))).collect(),
-        down: BTreeMap::new(),
-        followed: false,
+        ..Machine::default()
     };
     draft.compile(&machine).unwrap_or_else(|problems| panic!("{problems}")).1
 }

@@ -20,6 +20,9 @@ pub enum Side {
     Steered = 4,
     /// A destination that is directly connected, or the machine itself: never steered ([`RangeKey::on_link`]).
     OnLink = 5,
+    /// An address that lives behind this machine: matched against what a question of neighbours asks for
+    /// ([`RangeKey::neighbor`]).
+    Neighbor = 8,
 }
 
 /// An address, protocol and port that a rule names exactly.
@@ -49,7 +52,7 @@ pub struct RangeKey<A> {
     /// Significant bits of what follows; native order (the kernel's `bpf_lpm_trie_key`).
     pub prefix_len: u32,
     /// [`Side`] as a number, native order; for [`Side::Inside`] with the way out above it, for [`Side::Steered`] with the
-    /// kind of packet.
+    /// kind of packet, for [`Side::Neighbor`] with the interface that is asked.
     pub side: u32,
     /// Network order.
     pub address: A,
@@ -68,7 +71,7 @@ impl<A> RangeKey<A> {
     pub const PROTOCOL_BITS: u32 = 16;
     /// Bits of `protocol` and `port`.
     pub const TAIL_BITS: u32 = 32;
-    /// One more than the highest interface that [`Self::inside`] can name.
+    /// One more than the highest interface that [`Self::inside`] and [`Self::neighbor`] can name.
     pub const INTERFACES: u32 = 1 << 24;
 
     /// The key that looks up how a host behind us goes out by an interface; 0 for any, to know whether it is one.

@@ -11,6 +11,7 @@ mod endpoint;
 mod flow;
 mod flow_table;
 mod fragment;
+mod neighbor;
 mod next_hop;
 mod rule;
 mod settings;

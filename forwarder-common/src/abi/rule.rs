@@ -58,4 +58,8 @@ pub mod rule_flags {
     pub const ENDPOINT_FILTERING: u16 = 1 << 8;
     /// With `Side::Inside`: the addresses may use a mapping which its host has sent to.
     pub const ADDRESS_FILTERING: u16 = 1 << 9;
+    /// With `Side::Neighbor`: not for packets, but for the questions of neighbours ([`super::Rule::neighbor`]).
+    pub const NEIGHBOR: u16 = 1 << 12;
+    /// With [`NEIGHBOR`]: answered only while the host itself answers.
+    pub const WHILE_ALIVE: u16 = 1 << 13;
 }

@@ -74,4 +74,6 @@ pub mod setting_flags {
     pub const STEER: u32 = 1 << 9;
     /// Some of them only with some protocol or source port.
     pub const STEER_BY_KIND: u32 = 1 << 10;
+    /// Questions of neighbours are answered for hosts behind us ([`crate::neighbor`]).
+    pub const NEIGHBOR: u32 = 1 << 12;
 }

@@ -364,12 +364,12 @@ fn segments_are_told_about_too<F: TestFamily + Answering>() {
 fn a_budget_is_whole_at_first_and_after_any_wait() {
     for start in [0, 1, 49, 50, 1_000_000, u32::MAX - 3] {
         let mut budget = Budget::default();
-        let at_once = (0..100).filter(|_| budget.take(start)).count();
+        let at_once = (0..100).filter(|_| budget.take(start, About::Other)).count();
         // Only right after the clock began there has not been a burst's time yet.
         assert_eq!(at_once, (start.min(50)) as usize * usize::from(start < 1 << 31), "{start}");
         let now = start.wrapping_add(60);
-        assert_eq!((0..100).filter(|_| budget.take(now)).count(), 50);
+        assert_eq!((0..100).filter(|_| budget.take(now, About::Other)).count(), 50);
         // The clock of another packet may be a little behind.
-        assert!(!budget.take(now.wrapping_sub(1)));
+        assert!(!budget.take(now.wrapping_sub(1), About::Other));
     }
 }

@@ -71,7 +71,7 @@ pub struct Memory<A: MemoryAddress> {
     parsed: Cell<Option<&'static Parsed<A>>>,
     answerer: Cell<Option<A>>,
     /// How many answers of each kind may be sent.
-    pub budgets: Cell<[Budget; 2]>,
+    pub budgets: Cell<[Budget; About::COUNT]>,
     /// Exact endpoints.
     pub endpoints: BTreeMap<Endpoint<A>, RuleRef>,
     /// Ranges and whole addresses.
@@ -449,7 +449,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
 
     fn may_answer(&self, about: About) -> bool {
         let mut budgets = self.budgets.get();
-        let may = budgets[about as usize].take(self.now.get());
+        let may = budgets[about as usize].take(self.now.get(), about);
         self.budgets.set(budgets);
         may
     }

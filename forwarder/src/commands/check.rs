@@ -5,8 +5,8 @@ use std::{io::Write, path::Path};
 use anyhow::Result;
 
 use super::{
-    as_followed, describe_masquerades, describe_rules, describe_steers, guard, masquerade_table, print_warnings,
-    read_config, steer_table, table,
+    as_followed, describe_masquerades, describe_neighbors, describe_rules, describe_steers, guard, masquerade_table,
+    neighbor_table, print_warnings, read_config, steer_table, table,
 };
 use crate::{
     cli::Check,
@@ -46,7 +46,11 @@ pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()
     if !steers.is_empty() {
         write!(out, "{}", steer_table(&steers))?;
     }
-    let count = compiled.rules.len() + masquerades.len() + steers.len();
+    let neighbors = describe_neighbors(&config, &compiled);
+    if !neighbors.is_empty() {
+        write!(out, "{}", neighbor_table(&neighbors))?;
+    }
+    let count = compiled.names().count();
     let plural = if count == 1 { "" } else { "s" };
     writeln!(out, "{} is right: {count} rule{plural}", options.file.display())?;
     Ok(())

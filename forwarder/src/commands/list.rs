@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Instance, masquerade_table, require_reading, steer_table, table};
+use super::{Instance, masquerade_table, neighbor_table, require_reading, steer_table, table};
 use crate::{
     cli::{Format, Show},
     state::RuleState,
@@ -15,10 +15,15 @@ use crate::{
 pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
     require_reading()?;
     let instance = Instance::open(pins)?;
-    let (rules, masquerades, steers) = (&instance.state.rules, &instance.state.masquerades, &instance.state.steers);
+    let state = &instance.state;
+    let (rules, masquerades) = (&state.rules, &state.masquerades);
+    let (steers, neighbors) = (&state.steers, &state.neighbors);
     match options.format {
-        Format::Json => writeln!(out, "{:#}", json!({ "rules": rules, "masquerades": masquerades, "steers": steers }))?,
-        Format::Table if rules.is_empty() && masquerades.is_empty() && steers.is_empty() => {
+        Format::Json => {
+            let all = json!({ "rules": rules, "masquerades": masquerades, "steers": steers, "neighbors": neighbors });
+            writeln!(out, "{all:#}")?;
+        }
+        Format::Table if state.names().next().is_none() => {
             writeln!(out, "no rules; try: forwarder add --help")?;
         }
         Format::Table => {
@@ -30,6 +35,9 @@ pub fn run(pins: &Path, options: Show, out: &mut dyn Write) -> Result<()> {
             }
             if !steers.is_empty() {
                 write!(out, "{}", steer_table(steers))?;
+            }
+            if !neighbors.is_empty() {
+                write!(out, "{}", neighbor_table(neighbors))?;
             }
         }
     }

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::{
-    describe_masquerades, describe_rules, describe_steers, guard, invalid, pins_option, print_warnings, read_config,
-    require_privileges, table,
+    describe_masquerades, describe_neighbors, describe_rules, describe_steers, guard, invalid, pins_option,
+    print_warnings, read_config, require_privileges, table,
 };
 use crate::{
     bpf::{
@@ -78,6 +78,7 @@ pub async fn load(pins: &Path, options: &Load, followed: bool, out: &mut dyn Wri
     state.masquerades = describe_masquerades(&state.config, &compiled);
     state.steers = describe_steers(&state.config, &compiled);
     state.uplinks = uplinks::describe(&state.config, &machine, &[]);
+    state.neighbors = describe_neighbors(&state.config, &compiled);
     state.addresses = machine.addresses();
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     let loaded =
@@ -155,6 +156,15 @@ fn chosen(config: &Config, links: &[Link], followed: bool) -> Result<Vec<(u32, L
 /// What goes out by an interface comes back by it, and has to be seen there.
 fn refuse_unserved_ways_out(compiled: &Compiled, links: &[(u32, Link)]) -> Result<()> {
     let served = |interface: u32| links.iter().any(|(_, link)| link.interface.index == interface);
+    for neighbor in &compiled.neighbors {
+        if let Some(asked) = neighbor.asked.iter().find(|asked| !served(asked.interface)) {
+            return Err(invalid(format!(
+                "neighbor \"{}\" answers on {}, which is not served, so no question would be seen; add it: --iface {}, or \
+                 `interfaces` in the configuration",
+                neighbor.name, asked.interface_name, asked.interface_name
+            )));
+        }
+    }
     for masquerade in &compiled.masquerades {
         if let Some(way) = masquerade.ways.iter().find(|way| !served(way.interface)) {
             return Err(invalid(format!(
@@ -319,7 +329,7 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
         out,
         "forwarder {} is loaded: {} on {}, {} of kernel memory",
         state.program,
-        count(state.rules.len() + state.masquerades.len() + state.steers.len(), "rule"),
+        count(state.names().count(), "rule"),
         count(state.interfaces.len(), "interface"),
         table::bytes(memory)
     )?;
@@ -352,7 +362,13 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
         let via = if steer.gateway.is_empty() { String::new() } else { format!(" via {}", steer.gateway.join(", ")) };
         writeln!(out, "  {}: from {from} ({kinds}) leaves by {}{via}", steer.name, steer.interface)?;
     }
-    if state.rules.is_empty() && state.masquerades.is_empty() && state.steers.is_empty() {
+    for neighbor in &state.neighbors {
+        for addresses in &neighbor.addresses {
+            let crate::state::NeighborState { name, interface, via, answer, .. } = neighbor;
+            writeln!(out, "  {name}: answers on {interface} for {addresses} behind {via} ({answer})")?;
+        }
+    }
+    if state.names().next().is_none() {
         writeln!(out, "There are no rules yet, so nothing is forwarded; try: forwarder add --help")?;
     }
     for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {

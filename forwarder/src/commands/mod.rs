@@ -306,3 +306,35 @@ pub fn masquerade_table(masquerades: &[crate::state::MasqueradeState]) -> String
     }
     table::text(&table)
 }
+
+/// What `list` and the state say about the neighbours that a configuration answers for on this machine.
+pub fn describe_neighbors(config: &Config, compiled: &Compiled) -> Vec<crate::state::NeighborState> {
+    config
+        .neighbors
+        .iter()
+        .zip(&compiled.neighbors)
+        .map(|(neighbor, summary)| crate::state::NeighborState {
+            name: neighbor.name.value.clone(),
+            interface: neighbor.interface.value.clone(),
+            addresses: summary.asked.iter().map(|asked| asked.addresses.to_string()).collect(),
+            via: neighbor.via.value.clone(),
+            answer: neighbor.answer.value.to_string(),
+        })
+        .collect()
+}
+
+/// Neighbours answered for, as a table.
+pub fn neighbor_table(neighbors: &[crate::state::NeighborState]) -> String {
+    let mut table = table::table(["NEIGHBOR", "ASKED ON", "FOR", "VIA", "ANSWER"]);
+    for neighbor in neighbors {
+        let addresses = neighbor.addresses.join("\n");
+        table.add_row([
+            neighbor.name.clone(),
+            neighbor.interface.clone(),
+            if addresses.is_empty() { "(waiting)".to_owned() } else { addresses },
+            neighbor.via.clone(),
+            neighbor.answer.clone(),
+        ]);
+    }
+    table::text(&table)
+}

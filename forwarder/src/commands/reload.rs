@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use forwarder_common::abi::Rule;
 
 use super::{
-    Instance, as_followed, describe_masquerades, describe_rules, describe_steers, guard, read_config,
-    require_privileges,
+    Instance, as_followed, describe_masquerades, describe_neighbors, describe_rules, describe_steers, guard,
+    read_config, require_privileges,
 };
 use crate::{
     bpf::{self, tables::Tables},
@@ -112,6 +112,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     state.masquerades = describe_masquerades(&config, compiled);
     state.steers = describe_steers(&config, compiled);
     state.uplinks = uplinks::describe(&config, machine, &state.uplinks);
+    state.neighbors = describe_neighbors(&config, compiled);
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
     state.config = config;
     state.counters = plan.counters_meanwhile;

@@ -55,9 +55,7 @@ fn read(instance: &Instance) -> Result<Snapshot> {
     let counters = Counters::open(&instance.pins)?;
     let state = &instance.state;
     let mut rules = Vec::new();
-    let masquerades = state.masquerades.iter().map(|masquerade| &masquerade.name);
-    let steers = state.steers.iter().map(|steer| &steer.name);
-    for name in state.rules.iter().map(|rule| &rule.name).chain(masquerades).chain(steers) {
+    for name in state.names() {
         let counted = state.counters.get(name).map(|counter| counters.rule(*counter)).transpose()?;
         rules.push((name.clone(), counted.unwrap_or_default()));
     }

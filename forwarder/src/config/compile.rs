@@ -1,6 +1,7 @@
 //! From a configuration to what the maps shall hold.
 
 mod lines;
+mod neighbors;
 mod settings;
 
 use std::{
@@ -23,6 +24,7 @@ use super::{
     diagnostics::Diagnostics,
     family::Family,
     masquerade::{self, Filtering, WayOut},
+    neighbor::{self, Asked},
     one_to_one,
     report::Report,
     rule::{Forward, Listen, ListenHost, Placed, Ports, Source, protocol_numbers},
@@ -50,6 +52,8 @@ pub struct Compiled {
     pub masquerades: Vec<MasqueradeSummary>,
     /// The steers, in the order of the configuration.
     pub steers: Vec<SteerSummary>,
+    /// The neighbours answered for, in the order of the configuration.
+    pub neighbors: Vec<NeighborSummary>,
     /// Everything that was noticed short of errors, reading included.
     pub warnings: Diagnostics,
 }
@@ -58,6 +62,14 @@ impl Compiled {
     /// Whether anything is steered.
     pub const fn steers(&self) -> bool {
         self.settings.flags & setting_flags::STEER != 0
+    }
+
+    /// The names of all rules, each of which has counters.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let masquerades = self.masquerades.iter().map(|masquerade| &masquerade.name);
+        let neighbors = self.neighbors.iter().map(|neighbor| &neighbor.name);
+        let steers = self.steers.iter().map(|steer| &steer.name);
+        self.rules.iter().map(|rule| &rule.name).chain(masquerades).chain(steers).chain(neighbors)
     }
 }
 
@@ -170,6 +182,15 @@ pub struct SteerSummary {
     pub lines: Vec<Line>,
 }
 
+/// What `check` and `list` say about a `[[neighbor]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeighborSummary {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its prefixes, each with what it is on this machine.
+    pub asked: Vec<Asked>,
+}
+
 /// How many listens of each family there are: what fills the rule tables.
 fn count(listens: &[Expanded<'_>]) -> [(&'static str, usize); 2] {
     let is_v6 = |listen: &&Expanded<'_>| {
@@ -258,10 +279,21 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
     }
     v4.add_connected(machine);
     v6.add_connected(machine);
+    let asked = neighbor::resolve(&config.neighbors, machine, &mut Report::default());
+    let mut neighbors = Vec::with_capacity(asked.len());
+    for (neighbor, asked) in config.neighbors.iter().zip(asked) {
+        let summary = NeighborSummary { name: Arc::from(neighbor.name.value.as_str()), asked };
+        for asked in &summary.asked {
+            v4.add_neighbor(&summary.name, neighbor.answer.value, asked);
+            v6.add_neighbor(&summary.name, neighbor.answer.value, asked);
+        }
+        neighbors.push(summary);
+    }
     let (v4, v6) = (v4.tables, v6.tables);
     let sizes = sizes(config.limits, &v4, &v6);
     let settings = settings::part(config, machine, &v4, &v6);
-    Compiled { settings, sizes, v4, v6, rules, masquerades, steers, warnings: config.warnings.clone() }
+    let warnings = config.warnings.clone();
+    Compiled { settings, sizes, v4, v6, rules, masquerades, steers, neighbors, warnings }
 }
 
 /// A listen on its way into the tables.

@@ -12,7 +12,7 @@ use super::{
 
 const FORWARD: &str = "forward";
 /// What rules there are: their names are of one kind.
-const KINDS: [&str; 2] = [FORWARD, "masquerade"];
+const KINDS: [&str; 3] = [FORWARD, "masquerade", "neighbor"];
 
 /// The text with one more `[[forward]]` at its end.
 pub fn add_forward(text: &str, rule: &TypedForward) -> Result<String, Diagnostics> {

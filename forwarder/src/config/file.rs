@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) masquerades: Vec<FileMasquerade>,
     pub(super) steers: Vec<FileSteer>,
     pub(super) uplinks: Vec<FileUplink>,
+    pub(super) neighbors: Vec<FileNeighbor>,
 }
 
 /// A `[[forward]]`.
@@ -117,6 +118,25 @@ impl FileUplink {
     }
 }
 
+/// A `[[neighbor]]`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileNeighbor {
+    pub(super) place: Option<Position>,
+    pub(super) name: Option<Placed<String>>,
+    pub(super) interface: Option<Placed<String>>,
+    /// `for`.
+    pub(super) addresses: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) via: Option<Placed<String>>,
+    pub(super) answer: Option<Placed<String>>,
+}
+
+impl FileNeighbor {
+    /// "neighbor "home": ", to begin what is said about it.
+    pub(super) fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| "neighbor: ".to_owned(), |name| format!("neighbor \"{}\": ", name.value))
+    }
+}
+
 impl From<&TypedForward> for FileForward {
     fn from(typed: &TypedForward) -> Self {
         let list = |texts: &[String]| Placed::nowhere(texts.iter().cloned().map(Placed::nowhere).collect::<Vec<_>>());
@@ -135,12 +155,24 @@ impl From<&TypedForward> for FileForward {
     }
 }
 
-const TOP: [&str; 10] =
-    ["interfaces", "mode", "log", "mss_clamp", "limits", "timeouts", "forward", "masquerade", "steer", "uplink"];
+const TOP: [&str; 11] = [
+    "interfaces",
+    "mode",
+    "log",
+    "mss_clamp",
+    "limits",
+    "timeouts",
+    "forward",
+    "masquerade",
+    "steer",
+    "uplink",
+    "neighbor",
+];
 const FORWARD: [&str; 8] = ["name", "listen", "protocol", "to", "source", "allow", "stateless", "mss_clamp"];
 const MASQUERADE: [&str; 5] = ["name", "from", "out", "address", "filtering"];
 const STEER: [&str; 8] = ["name", "from", "protocol", "port", "interface", "gateway", "uplink", "fallback"];
 const UPLINK: [&str; 7] = ["name", "interface", "gateway", "probe", "interval", "fall", "rise"];
+const NEIGHBOR: [&str; 5] = ["name", "interface", "for", "via", "answer"];
 /// The keys of `[limits]`.
 pub(super) const LIMITS: [&str; 3] = ["flows", "new_flows", "rules"];
 /// The keys of `[timeouts]`.
@@ -347,6 +379,8 @@ impl Reader<'_> {
         let steers = steers.into_iter().map(|(table, span)| self.steer(table, &span)).collect();
         let uplinks = self.list(document, "uplink");
         let uplinks = uplinks.into_iter().map(|(table, span)| self.uplink(table, &span)).collect();
+        let neighbors = self.list(document, "neighbor");
+        let neighbors = neighbors.into_iter().map(|(table, span)| self.neighbor(table, &span)).collect();
         File {
             interfaces: interfaces.map(|list| list.value).unwrap_or_default(),
             mode,
@@ -358,6 +392,7 @@ impl Reader<'_> {
             masquerades,
             steers,
             uplinks,
+            neighbors,
         }
     }
 
@@ -485,5 +520,24 @@ impl Reader<'_> {
             }
         };
         Some(self.placed(text, &value.span()))
+    }
+
+    fn neighbor(&mut self, table: &Table<'_>, span: &Range<usize>) -> FileNeighbor {
+        self.unknown_keys(table, &NEIGHBOR, "[[neighbor]]");
+        let neighbor = FileNeighbor {
+            place: Some(self.place(span)),
+            name: self.string(table, "name", "\"home\""),
+            interface: self.string(table, "interface", "\"eth0\""),
+            addresses: self.texts(table, "for", "\"2001:db8:0:0:8::/78\"", false),
+            via: self.string(table, "via", "\"tap0\""),
+            answer: self.string(table, "answer", "\"always\""),
+        };
+        for (key, example) in [("interface", "eth0"), ("for", "2001:db8:0:0:8::/78"), ("via", "tap0")] {
+            if !table.contains_key(key) {
+                let what = format!("{}`{key}` is missing", neighbor.label());
+                self.report.error(neighbor.place, what, format!("{key} = \"{example}\""));
+            }
+        }
+        neighbor
     }
 }

@@ -11,6 +11,7 @@ mod file;
 mod interfaces;
 pub mod masquerade;
 mod nearest;
+pub mod neighbor;
 mod on_machine;
 mod one_to_one;
 mod report;
@@ -31,6 +32,7 @@ pub use compile::{Compiled, FamilyTables, Hairpin, LogicalRule, RuleSummary, Set
 pub use diagnostics::{Diagnostic, Diagnostics, Position, Severity};
 pub use family::Family;
 pub use masquerade::{Filtering, Masquerade, WayOut};
+pub use neighbor::{Answer, Asked, Neighbor};
 pub use rule::{Forward, Listen, ListenHost, Placed, Ports, Protocol, Source, Target, TypedForward};
 pub use settings::{Limits, LogLevel, Mode, MssClamp, Timeouts};
 pub use steer::{Line, Steer};
@@ -75,18 +77,24 @@ pub struct Config {
     /// The lines that are known by name.
     #[serde(default)]
     pub uplinks: Vec<Uplink>,
+    /// The hosts behind us that neighbours are answered for.
+    #[serde(default)]
+    pub neighbors: Vec<Neighbor>,
     /// What reading the file had to say short of errors.
     #[serde(skip)]
     pub warnings: Diagnostics,
 }
 
 impl Config {
-    /// The backends whose preferred source address compiling needs ([`Machine::sources`]).
+    /// The backends whose preferred source address compiling needs ([`Machine::sources`]), and what else routing is asked
+    /// about ([`Machine::ways`]).
     pub fn backends(&self) -> BTreeSet<IpAddr> {
+        let samples = self.neighbors.iter().flat_map(Neighbor::samples);
         self.forwards
             .iter()
             .filter(|forward| !matches!(forward.source.value, Source::Address(_)) && forward.to.prefix_len.is_none())
             .map(|forward| forward.to.address)
+            .chain(samples)
             .collect()
     }
 
@@ -94,7 +102,8 @@ impl Config {
     fn names(&self) -> impl Iterator<Item = &Placed<String>> {
         let masquerades = self.masquerades.iter().map(|masquerade| &masquerade.name);
         let steers = self.steers.iter().map(|steer| &steer.name);
-        self.forwards.iter().map(|forward| &forward.name).chain(masquerades).chain(steers)
+        let neighbors = self.neighbors.iter().map(|neighbor| &neighbor.name);
+        self.forwards.iter().map(|forward| &forward.name).chain(masquerades).chain(steers).chain(neighbors)
     }
 
     /// What a rule lowers TCP's segment size to.
@@ -123,6 +132,7 @@ impl Config {
         config.forwards.retain(|forward| forward.name.value != name);
         config.masquerades.retain(|masquerade| masquerade.name.value != name);
         config.steers.retain(|steer| steer.name.value != name);
+        config.neighbors.retain(|neighbor| neighbor.name.value != name);
         if config.names().count() < self.names().count() {
             return Ok(config);
         }
@@ -156,8 +166,8 @@ impl Draft {
         let (config, parts) = validate::file(&file, &mut report);
         let names = parts.iter().filter_map(|part| part.name.as_ref());
         validate::check_names(names.chain(config.names()), &mut report);
-        let empty = parts.is_empty() && file.masquerades.is_empty() && file.steers.is_empty();
-        if empty && !report.has_errors() {
+        let routing = file.steers.is_empty() && file.neighbors.is_empty();
+        if parts.is_empty() && file.masquerades.is_empty() && routing && !report.has_errors() {
             report.warning(None, "no rules: nothing will be forwarded", "a [[forward]] table with name, listen and to");
         }
         Self { config: Config { path: Some(path), ..config }, parts, report }
@@ -173,7 +183,8 @@ impl Draft {
         let own_source =
             |part: &&Part| part.source.as_ref().is_some_and(|source| !matches!(source.value, Source::Address(_)));
         let backend = |part: &Part| part.to.as_ref().filter(|to| to.prefix_len.is_none()).map(|to| to.address);
-        self.parts.iter().filter(own_source).filter_map(backend).collect()
+        let samples = self.config.neighbors.iter().flat_map(Neighbor::samples);
+        self.parts.iter().filter(own_source).filter_map(backend).chain(samples).collect()
     }
 
     /// The configuration, checked without a machine.
@@ -182,6 +193,7 @@ impl Draft {
         conflicts::check(&views, &view::expand(&views, None, &mut self.report), &mut self.report);
         masquerade::check_conflicts(&self.config.masquerades, &mut self.report);
         steer::check_conflicts(&self.config.steers, &mut self.report);
+        neighbor::check_conflicts(&self.config.neighbors, &mut self.report);
         self.finish()
     }
 
@@ -193,6 +205,8 @@ impl Draft {
         steer::check_conflicts(&self.config.steers, &mut self.report);
         masquerade::resolve(&self.config.masquerades, machine, &mut self.report);
         steer::resolve(&self.config, machine, &mut self.report);
+        neighbor::check_conflicts(&self.config.neighbors, &mut self.report);
+        neighbor::resolve(&self.config.neighbors, machine, &mut self.report);
         let config = self.finish()?;
         let compiled = compile::compile(&config, machine, decisions);
         Ok((config, compiled))
@@ -217,6 +231,7 @@ pub fn compile(config: &Config, machine: &Machine) -> Result<Compiled, Diagnosti
     let decisions = check_on(machine, &views, config.limits, &mut report);
     masquerade::resolve(&config.masquerades, machine, &mut report);
     steer::resolve(config, machine, &mut report);
+    neighbor::resolve(&config.neighbors, machine, &mut report);
     report.include(config.warnings.of_the_file());
     let warnings = report.finish()?;
     Ok(Compiled { warnings, ..compile::compile(config, machine, decisions) })

@@ -11,6 +11,7 @@
 
 mod bad_files;
 mod map_contents;
+mod neighbor;
 mod properties;
 mod stateless;
 mod whole_files;
@@ -42,8 +43,7 @@ fn machine() -> Machine {
         local_port_range: (32_768, 60_999),
         source_rules: false,
         sources: BTreeMap::new(),
-        down: BTreeMap::new(),
-        followed: false,
+        ..Machine::default()
     }
 }
 
@@ -53,7 +53,12 @@ fn routed(backends: &BTreeSet<IpAddr>) -> Machine {
     let unreachable: ipnet::IpNet = "10.99.0.0/16".parse().unwrap();
     let source = |backend: &IpAddr| (*backend, if backend.is_ipv4() { v4 } else { v6 });
     let sources = backends.iter().filter(|backend| !unreachable.contains(*backend)).map(source).collect();
-    Machine { sources, ..machine() }
+    // Behind the tunnel are 2001:db8:0:0:8::/78 and whatever is neither public nor unreachable.
+    let behind: ipnet::IpNet = "2001:db8:0:0:8::/78".parse().unwrap();
+    let public: [ipnet::IpNet; 2] = ["203.0.113.0/26", "2001:db8::/64"].map(|net| net.parse().unwrap());
+    let way = |to: &IpAddr| if public.iter().any(|net| net.contains(to)) && !behind.contains(to) { 2 } else { 3 };
+    let ways = backends.iter().filter(|to| !unreachable.contains(*to)).map(|to| (*to, way(to))).collect();
+    Machine { sources, ways, ..machine() }
 }
 
 fn read(text: &str) -> Result<(Config, Compiled), Diagnostics> {

@@ -8,7 +8,7 @@ use super::{
     Config,
     diagnostics::Position,
     file::{File, FileForward, Switch},
-    masquerade, nearest,
+    masquerade, nearest, neighbor,
     report::{Report, on_line},
     rule::{Forward, Listen, Placed, Protocol, Source, Target},
     settings::{LONGEST_TIMEOUT, Limits, LogLevel, Mode, MssClamp, SHORTEST_TIMEOUT, TIMEOUT_RULES, Timeouts},
@@ -61,6 +61,7 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         masquerades: file.masquerades.iter().filter_map(|typed| masquerade::read(typed, report)).collect(),
         steers: file.steers.iter().filter_map(|typed| steer::read(typed, &uplinks, report)).collect(),
         uplinks,
+        neighbors: file.neighbors.iter().filter_map(|typed| neighbor::read(typed, report)).collect(),
         ..Config::default()
     };
     let parts = file.forwards.iter().map(|typed| forward(typed, report)).collect();

@@ -190,7 +190,7 @@ impl Follower {
 
     fn describe(&self, instance: &Instance) -> String {
         let state = &instance.state;
-        let (rules, interfaces) = (state.rules.len() + state.masquerades.len(), state.config.interfaces.len());
+        let (rules, interfaces) = (state.names().count(), state.config.interfaces.len());
         let waiting = match state.waiting.len() + self.absent.len() {
             0 => String::new(),
             number => format!(", {number} waiting"),

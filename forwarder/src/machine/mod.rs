@@ -28,6 +28,11 @@ pub struct Machine {
     pub sources: BTreeMap<IpAddr, IpAddr>,
     /// The uplinks that do not work by their probes, by name, each with the reason.
     pub down: BTreeMap<String, String>,
+    /// The interface that the kernel's routing leads to each of [`Config::backends`](crate::config::Config::backends) by;
+    /// one without a route has no entry.
+    pub ways: BTreeMap<IpAddr, u32>,
+    /// The names of the sysctls for forwarding that are off, as `sysctl` shows them.
+    pub forwarding_off: BTreeSet<String>,
     /// Whether `forwarder run` follows its changes: what rules name and is not there yet is waited for.
     pub followed: bool,
 }

@@ -24,7 +24,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Interface, Machine};
+use super::{Interface, Machine, sysctl};
 
 /// An interface as far as attaching to it is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,13 +107,16 @@ impl Netlink {
     /// asked about.
     pub async fn machine(&self, backends: &BTreeSet<IpAddr>) -> Result<(Machine, Vec<Link>)> {
         let links = self.links().await?;
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut ways) = (BTreeMap::new(), BTreeMap::new());
         for backend in backends {
-            if let Some(source) = self.preferred_source(*backend).await? {
-                sources.insert(*backend, source);
-            }
+            let (source, interface) = self.route(*backend).await?;
+            sources.extend(source.map(|source| (*backend, source)));
+            ways.extend(interface.map(|interface| (*backend, interface)));
         }
+        let names = links.iter().map(|link| link.interface.name.as_str());
         let machine = Machine {
+            ways,
+            forwarding_off: sysctl::forwarding_off(names),
             interfaces: links.iter().map(|link| link.interface.clone()).collect(),
             local_port_range: local_port_range()?,
             source_rules: self.has_source_rules().await?,
@@ -141,8 +144,9 @@ impl Netlink {
         Ok(false)
     }
 
-    /// The source address the kernel would choose towards `destination`; `None` without a route.
-    pub async fn preferred_source(&self, destination: IpAddr) -> Result<Option<IpAddr>> {
+    /// The source address the kernel would choose towards `destination`, and the interface it would send by; none without
+    /// a route.
+    async fn route(&self, destination: IpAddr) -> Result<(Option<IpAddr>, Option<u32>)> {
         let request = match destination {
             IpAddr::V4(address) => {
                 RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(address, 32).build()
@@ -152,12 +156,18 @@ impl Netlink {
             }
         };
         match self.handle.route().get(request).execute().try_next().await {
-            Ok(Some(route)) => Ok(route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-                RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
-                _ => None,
-            })),
-            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Ok(Some(route)) => Ok((
+                route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+                    RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+                    _ => None,
+                }),
+                route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(interface) => Some(*interface),
+                    _ => None,
+                }),
+            )),
+            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => Ok((None, None)),
             Err(error) => Err(error).with_context(|| format!("cannot ask for the route to {destination}")),
         }
     }

@@ -8,7 +8,7 @@
 //! `ip_forward_use_pmtu` is on, while the kernel's own forwarding heeds it always (`ip_mtu_from_fib_result`,
 //! `ip_dst_mtu_maybe_forward`). Of IPv6 routes, both heed locked ones alone.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -40,6 +40,17 @@ fn switch_on(path: &Path, changed: &mut impl FnMut(ChangedSysctl)) -> Result<()>
     }
     changed(ChangedSysctl { path: path.to_owned(), old });
     fs::write(path, "1").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Which of the switches that let the kernel itself forward are off: `net.ipv4.conf.IFACE.forwarding` of these interfaces,
+/// and `net.ipv6.conf.all.forwarding`, by which it goes for IPv6.
+pub fn forwarding_off<'a>(interfaces: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let v4 =
+        interfaces.map(|name| (format!("net.ipv4.conf.{name}.forwarding"), format!("ipv4/conf/{name}/forwarding")));
+    let v6 = ("net.ipv6.conf.all.forwarding".to_owned(), "ipv6/conf/all/forwarding".to_owned());
+    let is_off =
+        |path: &str| fs::read_to_string(Path::new("/proc/sys/net").join(path)).is_ok_and(|text| text.trim() == "0");
+    v4.chain([v6]).filter(|(_, path)| is_off(path)).map(|(name, _)| name).collect()
 }
 
 /// Writes the old value back.

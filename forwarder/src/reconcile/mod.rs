@@ -194,9 +194,7 @@ fn assign_counters(running: &Running, desired: &Compiled, live: &BTreeSet<u32>) 
     let mut free = (start..running.sizes.counters).chain(0..start).filter(|id| !used.contains(id));
     let (mut counters, mut meanwhile, mut new) = (BTreeMap::new(), running.counters.clone(), Vec::new());
     let mut missing = 0;
-    let masquerades = desired.masquerades.iter().map(|masquerade| &masquerade.name);
-    let steers = desired.steers.iter().map(|steer| &steer.name);
-    for name in desired.rules.iter().map(|rule| &rule.name).chain(masquerades).chain(steers) {
+    for name in desired.names() {
         let name = name.to_string();
         let known = running.counters.get(&name).copied();
         let Some(id) = known.or_else(|| free.next()) else {

@@ -27,6 +27,7 @@ fn nothing() -> Compiled {
         rules: Vec::new(),
         masquerades: Vec::new(),
         steers: Vec::new(),
+        neighbors: Vec::new(),
         warnings: Diagnostics::default(),
     }
 }

@@ -31,9 +31,12 @@ fn by_kind<A: Family>(tables: &FamilyTables<A>) -> bool {
     tables.ranges.keys().any(|key| key.side & 0xff == Side::Steered as u32 && key.side >> 8 != 0)
 }
 
+/// Rules that no packet finds by where it goes to or comes from.
+const OTHERS: u16 = rule_flags::LINE | rule_flags::NEIGHBOR;
+
 pub(super) fn part(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> SettingsPart {
     fn any<A>(tables: &FamilyTables<A>, stateless: bool) -> bool {
-        let mut rules = tables.rules.iter().map(|rule| rule.body.flags).filter(|flags| flags & rule_flags::LINE == 0);
+        let mut rules = tables.rules.iter().map(|rule| rule.body.flags).filter(|flags| flags & OTHERS == 0);
         rules.any(|flags| (flags & rule_flags::STATELESS != 0) == stateless)
     }
     fn hairpin<A>(tables: &FamilyTables<A>) -> bool {
@@ -51,6 +54,7 @@ pub(super) fn part(config: &Config, machine: &Machine, v4: &FamilyTables<V4>, v6
         (either(&[Side::Inside]), setting_flags::MASQUERADE),
         (either(&[Side::Steered]), setting_flags::STEER),
         (by_kind(v4) || by_kind(v6), setting_flags::STEER_BY_KIND),
+        (either(&[Side::Neighbor]), setting_flags::NEIGHBOR),
         (machine.source_rules, setting_flags::ROUTE_BY_SOURCE),
     ];
     SettingsPart {

@@ -27,8 +27,7 @@ fn machine(draft: &Draft) -> Machine {
         local_port_range: (32_768, 60_999),
         source_rules: false,
         sources: draft.backends().into_iter().filter_map(|backend| Some((backend, source(backend)?))).collect(),
-        down: BTreeMap::new(),
-        followed: false,
+        ..Machine::default()
     }
 }
 

@@ -140,6 +140,7 @@ fn compiled(seeds: &[RuleSeed]) -> Compiled {
         rules: names.into_iter().map(summary).collect(),
         masquerades: Vec::new(),
         steers: Vec::new(),
+        neighbors: Vec::new(),
         warnings: Diagnostics::default(),
     }
 }
