@@ -169,3 +169,116 @@ fn only_hosts_that_are_there_are_answered_for() {
         reaches(&net, &forwarder);
     }
 }
+
+/// What `ip` shows of an address of the world's host once duplicate address detection has come to an end.
+fn detected(net: &Topology, address: &str) -> String {
+    net.client.ip(&format!("addr add {address}/128 dev eth0")).unwrap();
+    let mut shown = String::new();
+    eventually("duplicate address detection goes on and on", || {
+        shown = net.client.ip(&format!("-6 addr show dev eth0 to {address}")).unwrap();
+        !shown.contains("tentative") || shown.contains("dadfailed")
+    });
+    net.client.ip(&format!("addr del {address}/128 dev eth0")).unwrap();
+    shown
+}
+
+/// RFC 4862 section 5.4: who is about to take an address of a host behind hears that it is taken; and the host behind,
+/// when it takes it, does not.
+#[test]
+fn addresses_of_hosts_behind_are_defended() {
+    for setting in SETTINGS {
+        for while_alive in [false, true] {
+            let net = network("nbdad", setting);
+            for host in [&net.client, &net.home] {
+                for key in ["dad_transmits", "accept_dad"] {
+                    host.sysctl(&format!("net.ipv6.conf.eth0.{key}"), "1").unwrap();
+                }
+            }
+            let forwarder = Forwarder::on(&net);
+            forwarder.load(setting, &neighbor(if while_alive { "answer = \"while-alive\"" } else { "" }));
+            reaches(&net, &forwarder);
+            let taken = detected(&net, "2001:db8:1:0:8::2");
+            assert!(taken.contains("dadfailed"), "{taken}\n{:#?}", forwarder.stats());
+            // Nobody has this one: always, the whole prefix is taken.
+            let free = detected(&net, "2001:db8:1:0:8::77");
+            assert_eq!(free.contains("dadfailed"), !while_alive, "{free}\n{:#?}", forwarder.stats());
+            // Beside the prefix.
+            let elsewhere = detected(&net, "2001:db8:1:0:7::77");
+            assert!(!elsewhere.contains("dadfailed"), "{elsewhere}");
+            net.home.ip("addr add 2001:db8:1:0:8::3/78 dev eth0").unwrap();
+            eventually("a host behind does not get its address", || {
+                let shown = net.home.ip("-6 addr show dev eth0 to 2001:db8:1:0:8::3").unwrap();
+                assert!(!shown.contains("dadfailed"), "{shown}");
+                !shown.contains("tentative")
+            });
+        }
+    }
+}
+
+/// The tools that people look for a neighbour with; and the kernel, when it wants to know whether one is still there
+/// (RFC 4861 section 7.3.3: it asks that one station).
+#[test]
+fn neighbours_are_asked_and_confirmed() {
+    for setting in SETTINGS {
+        let net = network("nbask", setting);
+        let forwarder = Forwarder::on(&net);
+        forwarder.load(setting, &neighbor(""));
+        let mac = net.forwarder.mac("eth0").unwrap();
+        let seen = net.client.run(&["arping", "-i", "eth0", "-c", "1", "198.51.100.33"]).unwrap();
+        assert!(seen.contains(&mac) && seen.contains("198.51.100.33"), "{seen}");
+        // RFC 5227 section 2.1.1: a probe.
+        let seen = net.client.run(&["arping", "-0", "-i", "eth0", "-c", "1", "198.51.100.33"]).unwrap();
+        assert!(seen.contains(&mac), "{seen}");
+        for family in Family::ALL {
+            let target = inside(family);
+            let before = forwarder.stats().outcome("answered_neighbor");
+            net.client.ip(&format!("neigh replace {target} lladdr {mac} dev eth0 nud probe")).unwrap();
+            eventually("a neighbour that is there is not confirmed", || {
+                known(&net.client, target).contains("REACHABLE")
+            });
+            assert!(forwarder.stats().outcome("answered_neighbor") > before);
+        }
+    }
+}
+
+/// Frames of the world's host, and whether they are answered.
+#[test]
+fn other_questions_are_left_alone() {
+    for setting in SETTINGS {
+        let net = network("nbnot", setting);
+        let forwarder = Forwarder::on(&net);
+        forwarder.load(setting, &neighbor(""));
+        let request = |sender: [u8; 4], target: [u8; 4], tag: &[u8]| {
+            let mut frame = vec![0xff; 6];
+            frame.extend([2, 0, 0, 0, 0, 0x99]);
+            frame.extend(tag);
+            frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 0x99]);
+            frame.extend(sender);
+            frame.extend([0; 6]);
+            frame.extend(target);
+            frame
+        };
+        let (asker, inside) = ([198, 51, 100, 1], [198, 51, 100, 33]);
+        let capture = net.client.capture("eth0").unwrap();
+        for (frame, answered) in [
+            // Announced, for another VLAN, beside the prefix, of nobody.
+            (request(inside, inside, &[]), false),
+            (request(asker, inside, &[0x81, 0, 0, 100]), false),
+            (request(asker, [198, 51, 100, 36], &[]), false),
+            (request(asker, [0, 0, 0, 0], &[]), false),
+            // And this one shows that those before have been seen.
+            (request(asker, inside, &[]), true),
+        ] {
+            net.client.send_frame("eth0", &frame).unwrap();
+            if answered {
+                let answer = capture.wait_for(|seen| !seen.outgoing && seen.bytes[12..14] == [8, 6]).unwrap();
+                assert_eq!((&answer.bytes[..6], &answer.bytes[28..32]), (&frame[6..12], &inside[..]));
+            }
+        }
+        assert_eq!(forwarder.stats().outcome("answered_neighbor"), 1, "{:#?}", forwarder.stats());
+        // Our own address is the kernel's affair, and those of the side that asks nobody's.
+        net.client.run(&["arping", "-i", "eth0", "-c", "1", "198.51.100.2"]).unwrap();
+        net.client.run(&["ping", "-c", "1", "-W", "1", "2001:db8:1::77"]).unwrap_err();
+        assert_eq!(forwarder.stats().rule("behind").forward.packets, 1, "{:#?}", forwarder.stats());
+    }
+}

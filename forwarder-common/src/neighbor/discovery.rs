@@ -86,7 +86,7 @@ impl Resolution for Discovery {
         if version >> 4 != 6 || next_header != protocol::ICMPV6 || kind != icmp::NEIGHBOR_SOLICITATION {
             return None;
         }
-        if hop_limit != discovery::HOP_LIMIT || code != 0 || length < discovery::LEN || length > LONGEST {
+        if hop_limit != discovery::HOP_LIMIT || code != 0 || !(discovery::LEN..=LONGEST).contains(&length) {
             return None;
         }
         let asker = words(packet.read(ethernet::LEN + ipv6::SOURCE)?);

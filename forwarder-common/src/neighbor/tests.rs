@@ -276,11 +276,11 @@ fn advertisement(to_mac: Mac, to: &str, flags: u8, target: &str) -> Vec<u8> {
 #[test]
 fn solicitations_and_what_they_ask() {
     type Change = fn(&mut Solicitation);
+    type Answer = Option<(Mac, &'static str, u8)>;
     const OPTION_MAC: Mac = [2, 0, 0, 0, 0, 3];
     const ALL_NODES: (Mac, &str, u8) = ([0x33, 0x33, 0, 0, 0, 1], "ff02::1", 0);
     const NONCE: [u8; 8] = [14, 1, 1, 2, 3, 4, 5, 6];
     let asker = |mac, from| Some((mac, from, 0x40));
-    type Answer = Option<(Mac, &'static str, u8)>;
     let table: Vec<(&str, Answer, Change)> = vec![
         ("a solicitation", asker(OPTION_MAC, "fe80::aa"), |_| {}),
         ("from a global address", asker(OPTION_MAC, "2001:db8::1"), |s| s.from = "2001:db8::1"),
@@ -289,7 +289,7 @@ fn solicitations_and_what_they_ask() {
         ("with a nonce before it", asker(OPTION_MAC, "fe80::aa"), |s| s.options = [&NONCE[..], &s.options].concat()),
         ("with two: the first counts", asker(OPTION_MAC, "fe80::aa"), |s| s.options.extend([1, 1, 2, 9, 9, 9, 9, 9])),
         ("with an option that nobody knows", asker(OPTION_MAC, "fe80::aa"), |s| {
-            s.options.extend([200, 1, 0, 0, 0, 0, 0, 0])
+            s.options.extend([200, 1, 0, 0, 0, 0, 0, 0]);
         }),
         ("with a long option", asker(OPTION_MAC, "fe80::aa"), |s| {
             s.options.extend([200, 2]);
@@ -426,17 +426,17 @@ fn ways_and_whether_they_are_answered() {
             assert_eq!([reply4, reply6], [expected; 2], "{about}");
             let answers = expected.outcome == Outcome::AnsweredNeighbor;
             let probes = expected.probes != 0;
-            let answer6 = advertisement([2, 0, 0, 0, 0, 3], "fe80::aa", 0x40, "2001:db8:0:0:8::2");
+            let advertised = advertisement([2, 0, 0, 0, 0, 3], "fe80::aa", 0x40, "2001:db8:0:0:8::2");
             assert_eq!([frame4.sent.len(), frame6.sent.len()], [usize::from(answers && probes); 2], "{about}");
             if answers && probes {
                 let (interface, copy) = &frame4.sent[0];
                 assert_eq!((*interface, copy[20..22].to_vec()), (INGRESS, vec![0, 2]));
-                assert_eq!(frame6.sent, [(INGRESS, answer6.clone())]);
+                assert_eq!(frame6.sent, [(INGRESS, advertised.clone())]);
             }
             if probes {
                 assert_eq!((frame4.bytes, frame6.bytes), (PROBE4.to_vec(), probe6()), "{about}");
             } else if answers {
-                assert_eq!((&frame4.bytes[20..22], frame6.bytes), (&[0, 2][..], answer6), "{about}");
+                assert_eq!((&frame4.bytes[20..22], frame6.bytes), (&[0, 2][..], advertised), "{about}");
             } else {
                 assert_eq!((frame4.bytes, frame6.bytes), (request.clone(), solicitation.clone()), "{about}");
             }
