@@ -149,7 +149,8 @@ fn commit<A: Address, T: Tables<A>>(
         Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
         Found::New(rule) => {
             open_flow(tables, parsed, rule, draft)?;
-            draft.decision = Decision::of_flow(&draft.flow);
+            let entry = tables.embryonic(&parsed.key).ok_or(Outcome::DropNoFlow)?;
+            draft.decision = Decision::of_flow(&entry.get());
         }
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());

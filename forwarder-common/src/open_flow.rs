@@ -64,10 +64,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     enter_forward(tables, &parsed.key, draft)
 }
 
-/// Enters the forward direction, the reply direction being entered. `draft.flow` is then what is entered.
-///
-/// Neither half is looked up for the packet that begins the flow: the table pushes out first what was never looked up, so
-/// flows that nobody answers go before those that are answered, and both halves alike.
+/// Enters the forward direction, the reply direction being entered.
 ///
 /// # Errors
 /// There is no room; then the reply direction is not entered any more.
@@ -75,23 +72,22 @@ pub fn open_flow<A: Address, T: Tables<A>>(
 pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    draft: &mut Draft<A>,
+    draft: &Draft<A>,
 ) -> Result<(), Outcome> {
-    if tables.insert_embryonic(key, &draft.flow).is_ok() {
+    let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
         tables.count(draft.flow.counter, Event::FlowBegun);
+        // The table pushes out first what was never looked up. The forward half will be, for this very packet; a
+        // reply half that is not would be gone in a flood before any answer comes.
+        let _looked_up = tables.embryonic(&draft.peer_key);
         return Ok(());
-    }
+    };
     // Another CPU may have been faster with a packet of the same flow: its choice holds, and ours is given back,
     // unless both chose the same port.
     let port = draft.flow.rewrite.src_port;
-    let faster = tables.embryonic(key);
-    if let Some(faster) = faster {
-        draft.flow = faster.get();
-    }
-    if faster.is_none() || draft.flow.rewrite.src_port != port {
+    if tables.embryonic(key).is_none_or(|faster| faster.get().rewrite.src_port != port) {
         tables.remove_embryonic(&draft.peer_key);
     }
-    if faster.is_some() { Ok(()) } else { Err(Outcome::DropNoFlow) }
+    if why == NotInserted::Taken { Ok(()) } else { Err(Outcome::DropNoFlow) }
 }
 
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
