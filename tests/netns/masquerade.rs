@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
 
 use forwarder_lab::{EchoStream, Family, Frame, Host, Ping, TcpServer, Topology, Transfer, UdpEcho, patience};
 
@@ -254,6 +256,56 @@ fn mappings_keep_clear_of_listens_and_of_own_sockets() {
     let stats = forwarder.stats();
     assert!(stats.rule("behind").port_clashes >= 4, "{stats:#?}");
     assert!(stats.drops().is_empty(), "{stats:#?}");
+}
+
+/// RFC 6888 REQ-11: who finds no port is dropped, and counted by that reason; who has one keeps it, and once it is free again
+/// the next one has it. All ports but two are those of a rule.
+#[test]
+fn who_finds_no_port_is_counted() {
+    const LEFT: [u16; 2] = [1024, 1025];
+    let probe = Setting::TC_TWO_ARMED.network("probe");
+    let mut config = format!("[timeouts]\nudp_opening = \"3s\"\nudp_established = \"3s\"\n{}", everybody());
+    for family in Family::ALL {
+        let all = |first: SocketAddr| format!("{first}-65535");
+        let (listen, to) = (all(probe.public(family, 1026)), all(probe.backend(family, 1026)));
+        config += &rule(&format!("{family:?}"), listen, to, "");
+    }
+    drop(probe);
+    let test = start("masqfull", Setting::TC_TWO_ARMED, &config);
+    let Net { net, forwarder } = &test;
+    let mut dropped = 0;
+    for family in Family::ALL {
+        let server = udp(&net.client, (outside(family, 2), PORT));
+        let sockets = |n: u8, ports: &[u16]| -> Vec<UdpSocket> {
+            ports.iter().map(|port| udp(&net.home, (inside(family, n), *port))).collect()
+        };
+        let first = sockets(20, &LEFT);
+        let late = sockets(21, &[LEFT[0], LEFT[1], 2000, 40_000]);
+        let go_on = || {
+            for (socket, port) in first.iter().zip(LEFT) {
+                assert_eq!(seen_by(socket, &server, "first"), SocketAddr::new(net.public_address(family), port));
+            }
+        };
+        go_on();
+        for socket in late.iter().cycle().take(20) {
+            socket.send_to(b"late", server.local_addr().unwrap()).unwrap();
+            dropped += 1;
+        }
+        // What comes behind them shows that they were dealt with.
+        go_on();
+        let stats = forwarder.stats();
+        assert_eq!(stats.drops().into_iter().collect::<Vec<_>>(), [("drop_no_port", dropped)], "{stats:#?}");
+        assert!(stats.rule("behind").port_clashes > dropped, "{stats:#?}");
+        assert_eq!(forwarder.mappings().len(), LEFT.len(), "{:#?}", forwarder.mappings());
+        let shown = forwarder.succeed(&["stats"]);
+        assert!(shown.lines().any(|line| line.contains("dropped: no port") && line.contains(&dropped.to_string())));
+        forwarder.wait_for_flows(|count| count == 0);
+        while !forwarder.mappings().is_empty() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(seen_by(&late[1], &server, "late").port(), LEFT[1]);
+        forwarder.wait_for_flows(|count| count == 0);
+    }
 }
 
 /// Whatever is not from behind, or goes elsewhere, takes its usual way: through this machine's kernel, or to it.
