@@ -1,31 +1,25 @@
 //! What an instance has to remember that the kernel does not: `/run/forwarder/NAME.json`.
 
+mod file;
 pub mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, OpenOptions},
-    io::Write as _,
+    fs,
     net::IpAddr,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, bail};
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, Flock, FlockArg, fcntl},
-    libc,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     bpf::attach::TcAttachment,
     config::{Config, Mode},
 };
+pub use file::{DaemonLock, Lock, StateFile, write_atomically};
 pub use uplinks::UplinkState;
 
 /// Where state files are. Like the pins, it does not survive a restart of the machine.
@@ -231,35 +225,6 @@ pub struct ChangedSysctl {
     pub old: String,
 }
 
-/// The files of the instance with these pins; commands that change it hold the lock.
-#[derive(Debug)]
-pub struct StateFile {
-    path: PathBuf,
-}
-
-/// Held while a command changes an instance.
-#[derive(Debug)]
-pub struct Lock {
-    path: PathBuf,
-    state: PathBuf,
-    _file: Flock<File>,
-}
-
-/// Held by the daemon of an instance. The kernel drops it with the process, however that ends.
-#[derive(Debug)]
-pub struct DaemonLock {
-    _file: File,
-}
-
-impl Drop for Lock {
-    /// A lock of nothing is not left behind. Whoever waits for it notices that its file is gone.
-    fn drop(&mut self) {
-        if !self.state.exists() {
-            drop(fs::remove_file(&self.path));
-        }
-    }
-}
-
 impl State {
     /// The names of all rules, each of which has counters.
     pub fn names(&self) -> impl Iterator<Item = &String> {
@@ -307,185 +272,8 @@ impl State {
     }
 }
 
-/// Locks the file, and says so when that takes waiting.
-fn wait_for(file: File) -> Result<Flock<File>, Errno> {
-    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(file) => return Ok(file),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, errno)) => return Err(errno),
-    };
-    eprintln!("waiting for another forwarder command to finish");
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
-}
-
-/// A write lock on all of a file, of the whole process: the kernel tells others whose it is.
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
-}
-
 /// The network namespace of this process: the device and inode of its file.
 fn network_namespace() -> Result<(u64, u64)> {
     let file = fs::metadata("/proc/self/ns/net").context("cannot look at /proc/self/ns/net; is /proc mounted?")?;
     Ok((file.dev(), file.ino()))
 }
-
-impl StateFile {
-    /// The state of the instance pinned in `pins`.
-    pub fn of(pins: &Path) -> Self {
-        Self::in_directory(Path::new(DIRECTORY), pins)
-    }
-
-    fn in_directory(directory: &Path, pins: &Path) -> Self {
-        Self { path: directory.join(format!("{}.json", name(pins))) }
-    }
-
-    /// Another instance in the network namespace of `state`, if there is one.
-    pub fn another_here(state: &State) -> Result<Option<(Self, State)>> {
-        let own = Self::of(&state.pins);
-        let entries = fs::read_dir(DIRECTORY).with_context(|| format!("cannot list {DIRECTORY}"))?;
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if path == own.path || path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let file = Self { path };
-            // What this version cannot read is no reason to fail.
-            let Ok(Some(other)) = file.read() else { continue };
-            if other.network_namespace == state.network_namespace && other.pins.exists() {
-                return Ok(Some((file, other)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Waits until no other command changes the instance.
-    pub fn lock(&self) -> Result<Lock> {
-        let path = self.path.with_extension("lock");
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        }
-        loop {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-                .with_context(|| format!("cannot open {}", path.display()))?;
-            let file = wait_for(file).with_context(|| format!("cannot lock {}", path.display()))?;
-            let links = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?.nlink();
-            if links > 0 {
-                return Ok(Lock { path, state: self.path.clone(), _file: file });
-            }
-        }
-    }
-
-    /// Makes this process the daemon of the instance, as long as the value lives; the other's process id if there is one.
-    pub fn become_daemon(&self) -> Result<Result<DaemonLock, i32>> {
-        let path = self.daemon_path();
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        }
-        let failed = || format!("cannot lock {}", path.display());
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(failed)?;
-        match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
-            Ok(_) => Ok(Ok(DaemonLock { _file: file })),
-            Err(Errno::EACCES | Errno::EAGAIN) => Ok(Err(self.daemon().unwrap_or(0))),
-            Err(errno) => Err(errno).with_context(failed),
-        }
-    }
-
-    /// The process id of the daemon that follows the machine for this instance; none when nobody does.
-    pub fn daemon(&self) -> Option<i32> {
-        let file = OpenOptions::new().write(true).open(self.daemon_path()).ok()?;
-        let mut lock = whole_file();
-        fcntl(&file, FcntlArg::F_GETLK(&mut lock)).ok()?;
-        (i32::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_pid)
-    }
-
-    /// Has the daemon, if there is one, look at what is loaded: it may have changed.
-    pub fn wake_daemon(&self) {
-        if let Some(process) = self.daemon() {
-            // It has ended meanwhile: nobody is left to look.
-            let _ = kill(Pid::from_raw(process), Signal::SIGUSR1);
-        }
-    }
-
-    /// Never removed while others may be looking at it: an empty file below `/run`.
-    fn daemon_path(&self) -> PathBuf {
-        self.path.with_extension("daemon")
-    }
-
-    /// The state; none when nothing is loaded with these pins.
-    pub fn read(&self) -> Result<Option<State>> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", self.path.display()));
-            }
-        };
-        let unreadable = || format!("{} is damaged or of another version of forwarder", self.path.display());
-        let value: serde_json::Value = serde_json::from_slice(&text).with_context(unreadable)?;
-        let format = value.get("format").and_then(serde_json::Value::as_u64);
-        if format != Some(FORMAT.into()) {
-            bail!("{}; unload with the version that loaded it, or with `forwarder unload --force`", unreadable());
-        }
-        Ok(Some(serde_json::from_value(value).with_context(unreadable)?))
-    }
-
-    /// Replaces the state as a whole: whoever reads meanwhile sees the old or the new one.
-    pub fn write(&self, state: &State) -> Result<()> {
-        let text = serde_json::to_vec_pretty(state).context("cannot describe the state as JSON")?;
-        write_atomically(&self.path, &text, 0o600)
-    }
-
-    /// Removes the state; no error when there is none.
-    pub fn remove(&self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.path.display()))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Replaces a file in one step, by a new one beside it with the given permissions.
-pub fn write_atomically(path: &Path, contents: &[u8], mode: u32) -> Result<()> {
-    let failed = || format!("cannot write {}", path.display());
-    let mut name = path.file_name().with_context(failed)?.to_owned();
-    name.push(format!(".new-{}", std::process::id()));
-    let new = path.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(&new)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&new))).with_context(failed)
-}
-
-/// A file name for a directory of pins: `/sys/fs/bpf/forwarder` is `forwarder`, others say all of their path.
-fn name(pins: &Path) -> String {
-    let below = pins.strip_prefix(crate::bpf::bpffs::MOUNT_POINT).unwrap_or(pins);
-    let text = below.to_string_lossy();
-    // `_` stands for `/`, so it is doubled where it stands for itself: no two directories share a name.
-    text.trim_matches('/').replace('_', "__").replace('/', "_")
-}
-
-#[cfg(test)]
-mod tests;

@@ -181,7 +181,7 @@ mod tests {
         let mut described = Vec::new();
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
+                let (name, kind) = rest.split_once(' ').unwrap_or_default();
                 assert_eq!(kind, if name.ends_with("_total") { "counter" } else { "gauge" }, "{line}");
                 assert!(!described.contains(&name), "{line}");
                 described.push(name);

@@ -72,7 +72,7 @@ fn asks(probe: Probe, uplink: &Uplink, interface: &Interface) -> Vec<Ask> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has failed")]
 
     use super::*;
 

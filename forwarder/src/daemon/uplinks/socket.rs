@@ -15,6 +15,10 @@ use nix::{
 };
 use tokio::io::unix::AsyncFd;
 
+/// `ETH_P_IP` and `ETH_P_IPV6`, host order.
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
 /// Bare IP packets of one family on one interface (packet(7), `SOCK_DGRAM`).
 pub(super) struct LineSocket {
     descriptor: AsyncFd<OwnedFd>,
@@ -25,7 +29,7 @@ pub(super) struct LineSocket {
 impl LineSocket {
     /// Hears what arrives by the interface with this index.
     pub(super) fn open(index: u32, v6: bool) -> io::Result<Self> {
-        let protocol = if v6 { libc::ETH_P_IPV6 } else { libc::ETH_P_IP } as u16;
+        let protocol = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         // Of no protocol until it is bound: it hears nothing of other interfaces.
         let descriptor = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;

@@ -1,6 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use super::*;
+use crate::{
+    bpf::attach::TcAttachment,
+    config::{Config, Mode},
+    state::AttachedInterface,
+};
 
 fn directory(name: &str) -> PathBuf {
     let directory = std::env::temp_dir().join(format!("forwarder-state-{}-{name}", std::process::id()));
