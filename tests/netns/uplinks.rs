@@ -87,8 +87,8 @@ impl Test {
                 UdpSocketIn::connect(&self.lines.net.forwarder, to, Some(from)).unwrap().send(text.as_bytes())
             };
             // That it is refused at once is one way of going nowhere.
-            let sent = send(1, &text);
-            assert!(sent.is_ok() || line.is_none(), "{text}: {sent:?}");
+            let first = send(1, &text);
+            assert!(first.is_ok() || line.is_none(), "{text}: {first:?}");
             send(0, &mark).unwrap();
             let came = |line: usize, limit: Duration| {
                 let wanted = |frame: &Frame| !frame.outgoing && frame.contains(text.as_bytes());
@@ -210,7 +210,7 @@ fn it_is_remembered_over_the_daemon(mode: Mode) {
     test.deafen();
     test.changed(false, 1);
     test.lines.forwarder.succeed(&["reload"]);
-    assert_eq!(test.second().0, false, "a command knows it too");
+    assert!(!test.second().0, "a command knows it too");
     test.leaves_by_line("after a reload", Some(0));
     let Test { lines, daemon, captures } = test;
     daemon.signal(Signal::SIGTERM);

@@ -211,10 +211,14 @@ fn idle_hosts_survive(family: Family, mode: Mode) {
             test.send(Side::Home, &packet);
         }
         for frame in test.twin.arrived(Side::Client) {
-            answer(&frame, Side::Client).into_iter().for_each(|answer| test.twin.send(Side::Client, &answer));
+            if let Some(answer) = answer(&frame, Side::Client) {
+                test.twin.send(Side::Client, &answer);
+            }
         }
         for frame in test.twin.arrived(Side::Home) {
-            answer(&frame, Side::Home).into_iter().for_each(|again| test.twin.send(Side::Home, &again));
+            if let Some(again) = answer(&frame, Side::Home) {
+                test.twin.send(Side::Home, &again);
+            }
         }
         test.twin.arrived(Side::Client);
     }

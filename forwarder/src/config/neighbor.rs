@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     file::FileNeighbor,
-    nearest,
+    interfaces, nearest,
     report::{Report, on_line},
     rule::Placed,
     syntax::{self, SyntaxError},
@@ -235,8 +235,8 @@ pub(super) fn resolve(neighbors: &[Neighbor], machine: &Machine, report: &mut Re
 }
 
 fn resolve_one(neighbor: &Neighbor, machine: &Machine, report: &mut Report) -> Vec<Asked> {
-    let interface = named(neighbor, "interface", &neighbor.interface, machine, report);
-    let via = named(neighbor, "via", &neighbor.via, machine, report);
+    let interface = interfaces::named(&neighbor.interface, "interface", &neighbor.label(), machine, report);
+    let via = interfaces::named(&neighbor.via, "via", &neighbor.label(), machine, report);
     let (Some(interface), Some(via)) = (interface, via) else { return Vec::new() };
     let label = neighbor.label();
     if !interface.has_link_header {
@@ -360,22 +360,4 @@ fn own_address(interface: &Interface, prefix: IpNet) -> Option<IpAddr> {
             own().find(link_local).or_else(|| own().find(IpAddr::is_ipv6))
         }
     }
-}
-
-fn named<'m>(
-    neighbor: &Neighbor,
-    key: &str,
-    name: &Placed<String>,
-    machine: &'m Machine,
-    report: &mut Report,
-) -> Option<&'m Interface> {
-    let found = machine.interface(name);
-    if found.is_none() {
-        let names = machine.interfaces.iter().map(|interface| interface.name.as_str());
-        let hint = nearest::near(name, names.clone())
-            .map_or_else(|| format!("one of {}", names.collect::<Vec<_>>().join(", ")), |near| format!("\"{near}\""));
-        let what = format!("{}{key} \"{}\": there is no such interface", neighbor.label(), name.value);
-        report.missing(machine, name.place, what, hint);
-    }
-    found
 }
