@@ -112,7 +112,7 @@ fn name(source: Source, family: Family) -> String {
 }
 
 /// For each source mode a public address: its port 80 and its echoes go to home.
-fn load(net: &Topology, setting: Setting, sources: &[Source]) -> Forwarder {
+pub(crate) fn load(net: &Topology, setting: Setting, sources: &[Source]) -> Forwarder {
     let mut config = String::new();
     for &mode in sources {
         for family in Family::ALL {
@@ -130,7 +130,7 @@ fn load(net: &Topology, setting: Setting, sources: &[Source]) -> Forwarder {
 }
 
 /// Two-armed, with a switch between forwarder and home, and a neighbour of home on it: .3 in its network.
-fn network(setting: Setting) -> (Topology, Host) {
+pub(crate) fn network(setting: Setting) -> (Topology, Host) {
     let offloads = if setting.mode == Mode::Native { Offloads::Native } else { Offloads::Default };
     let lab = Lab::new("hairpin").unwrap();
     let [client, forwarder, home, neighbour, switch] =

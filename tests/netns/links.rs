@@ -17,7 +17,7 @@ const PORTS: [(&str, u16); 2] = [("preserve", 80), ("masquerade", 81)];
 
 /// What joins the forwarder with one of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+pub(crate) enum Line {
     /// A veth pair with the kernel's default offloads and this MTU.
     Ethernet(u16),
     Tun,
@@ -27,7 +27,7 @@ enum Line {
 }
 
 /// A network whose lines are of these kinds; the cables of tun and tap devices last as long as the second value.
-fn network(name: &str, client_line: Line, home_line: Line) -> (Topology, Vec<TunPump>) {
+pub(crate) fn network(name: &str, client_line: Line, home_line: Line) -> (Topology, Vec<TunPump>) {
     let lab = Lab::new(name).unwrap();
     let (client, forwarder, home) =
         (lab.host("client").unwrap(), lab.host("forwarder").unwrap(), lab.host("home").unwrap());

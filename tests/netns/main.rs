@@ -50,6 +50,7 @@ mod mappings;
 mod masquerade;
 mod neighbor;
 mod next_hop;
+mod own_errors;
 mod passing;
 mod path_mtu;
 mod prefixes;

@@ -17,7 +17,7 @@ in_every_setting!(
 );
 
 const PORT: u16 = 80;
-const ROUTE_MTU: u16 = 1300;
+pub(crate) const ROUTE_MTU: u16 = 1300;
 const MANY: u64 = 10_000_000;
 const ETHERNET: usize = 14;
 
@@ -42,7 +42,7 @@ fn target(net: &Topology, source: Source, family: Family) -> SocketAddr {
 }
 
 /// From forwarder on, the way to home takes less than a frame.
-fn narrow(net: &Topology, family: Family) {
+pub(crate) fn narrow(net: &Topology, family: Family) {
     let home = net.home_address(family).to_string();
     let route = net.forwarder.ip(&format!("route get {home}")).unwrap();
     let words: Vec<&str> = route.split_whitespace().collect();

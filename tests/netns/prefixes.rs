@@ -33,18 +33,18 @@ const HOSTS: [(&str, &str); 4] = [
 ];
 const PREFIXES: [(&str, &str); 2] = [("192.0.2.0/24", "10.8.0.0/24"), ("2001:db8:9::/48", "fd08::/48")];
 
-struct Net {
-    net: Topology,
-    forwarder: Forwarder,
+pub(crate) struct Net {
+    pub(crate) net: Topology,
+    pub(crate) forwarder: Forwarder,
 }
 
 /// (outer, inner) of the two hosts of a family.
-fn hosts(family: Family) -> [(IpAddr, IpAddr); 2] {
+pub(crate) fn hosts(family: Family) -> [(IpAddr, IpAddr); 2] {
     let at = |index: usize| (HOSTS[index].0.parse().unwrap(), HOSTS[index].1.parse().unwrap());
     if family == Family::V4 { [at(0), at(1)] } else { [at(2), at(3)] }
 }
 
-fn start(name: &str, setting: Setting, more: &str) -> Net {
+pub(crate) fn start(name: &str, setting: Setting, more: &str) -> Net {
     let net = setting.network(name);
     for (outer, inner) in PREFIXES {
         let v6 = inner.contains(':');
