@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forwarder_lab::{Host, Topology, patience};
+use forwarder_lab::{Host, Lab, Topology, patience};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -88,16 +88,20 @@ impl Forwarder {
 
     /// One more instance beside others on the same host.
     pub(crate) fn another_on(net: &Topology, name: &str) -> Self {
-        let pins = net.lab.pins(name).unwrap();
+        Self::named(&net.lab, &net.forwarder, name).serving(net.interfaces())
+    }
+
+    /// An instance on any host, for the interfaces of its configuration.
+    pub(crate) fn named(lab: &Lab, host: &Host, name: &str) -> Self {
+        let pins = lab.pins(name).unwrap();
         let id = pins.file_name().unwrap().to_str().unwrap();
         let config = env::temp_dir().join(format!("{id}.toml"));
         let run = Path::new("/run/forwarder");
         for suffix in ["json", "lock", "daemon"] {
-            net.lab.delete_at_end(&run.join(format!("{id}.{suffix}"))).unwrap();
+            lab.delete_at_end(&run.join(format!("{id}.{suffix}"))).unwrap();
         }
-        net.lab.delete_at_end(&config).unwrap();
-        let interfaces = net.interfaces().to_vec();
-        Self { host: net.forwarder.clone(), pins, config, binary: binary(), interfaces }
+        lab.delete_at_end(&config).unwrap();
+        Self { host: host.clone(), pins, config, binary: binary(), interfaces: Vec::new() }
     }
 
     /// The same, for other interfaces than the network's usual ones.

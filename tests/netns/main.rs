@@ -56,6 +56,7 @@ mod path_mtu;
 mod prefixes;
 mod programs;
 mod setting;
+mod situations;
 mod snapshot;
 mod steer;
 mod stun;

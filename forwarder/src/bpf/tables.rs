@@ -154,17 +154,23 @@ impl Tables {
                 Operation::ZeroCounter(counter) => self.zero_counter(*counter)?,
                 Operation::Settings { generation, part } => {
                     let old = self.settings()?;
+                    // Kept next hops say which rule's line they are by: of another generation, they are asked anew.
+                    let switches = u32::from(*generation != old.generation);
                     self.write_settings(&Settings {
                         version: old.version,
                         generation: *generation,
-                        epoch: old.epoch,
+                        epoch: old.epoch.wrapping_add(switches),
                         flags: part.flags,
                         next_hop_lifetime: part.next_hop_lifetime,
                         timeouts: part.timeouts,
                         ports: part.ports,
                     })?;
                 }
-                Operation::AwaitPackets => await_packets(),
+                Operation::AwaitPackets => {
+                    await_packets();
+                    // So are those that the last packets of the old generation kept.
+                    self.raise_epoch()?;
+                }
             }
         }
         Ok(())

@@ -57,7 +57,7 @@ pub enum Operation {
     V6(TableWrite<V6>),
     /// Set this entry of `RULE_COUNTERS` to zero, on every CPU.
     ZeroCounter(u32),
-    /// Write the settings; the version and the epoch stay.
+    /// Write the settings; the version stays, another generation raises the epoch.
     Settings {
         /// [`forwarder_common::abi::Settings::generation`].
         generation: u32,

@@ -49,6 +49,10 @@ pub(crate) const RUN_TOOLS: &[Tool] = &[
     // Who tells a program what the NAT that it is behind is like.
     tool("turnserver", "coturn"),
     tool("turnutils_natdiscovery", "coturn"),
+    // What answers on a line, and who asks.
+    tool("dnsmasq", "dnsmasq-base"),
+    tool("aiosmtpd", "python3-aiosmtpd"),
+    tool("dig", "bind9-dnsutils"),
     // To look at packets, programs and maps.
     tool("tcpdump", "tcpdump"),
     tool("bpftool", "bpftool"),
