@@ -13,6 +13,7 @@ use crate::{
     abi::{NextHopState, Ticks, elapsed},
     address::{Address, V4, V6, wire_bytes},
     checksum::Delta,
+    complete,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6, Parsed, Transport},
     tables::{Ends, Hop, Tables},
@@ -158,13 +159,45 @@ pub fn answer<F: Answering, T: Tables<F::Address>>(
     network: usize,
     refused: &Verdict,
 ) -> Verdict {
-    let unanswered = Verdict::of(refused.outcome);
-    let (Some(parsed), Some(answerer)) = (tables.kept(), tables.answerer()) else { return unanswered };
-    let Some(message) = F::message(refused) else { return unanswered };
+    let (Some(parsed), Some(answerer)) = (tables.kept(), tables.answerer()) else {
+        return Verdict::of(refused.outcome);
+    };
     let hop = way_back(tables, answerer, parsed.key.src);
     if !matches!(hop.state, NextHopState::Resolved | NextHopState::Unresolved) {
-        return unanswered;
+        return Verdict::of(refused.outcome);
     }
+    tell::<F, T>(packet, tables, network, refused, &(answerer, hop))
+}
+
+/// As [`answer`], for a packet that the machine itself sends and that is too big for its line: whoever sends it here is told
+/// as if by where it was to go, for an error from an address of ours would be a martian.
+#[inline(always)]
+pub fn answer_ourselves<F: Answering, T: Tables<F::Address>>(
+    packet: &mut impl Quotable,
+    tables: &T,
+    network: usize,
+    refused: &Verdict,
+) -> Verdict {
+    if complete::parse::<F, T>(packet, tables, network).is_err() {
+        return Verdict::of(refused.outcome);
+    }
+    let Some(parsed) = tables.kept() else { return Verdict::of(refused.outcome) };
+    let hop = Hop { mtu: u32::MAX, ..refused.hop };
+    tell::<F, T>(packet, tables, network, refused, &(parsed.key.dst, hop))
+}
+
+/// Turns the packet into the error that an address sends by a way.
+#[inline(always)]
+fn tell<F: Answering, T: Tables<F::Address>>(
+    packet: &mut impl Quotable,
+    tables: &T,
+    network: usize,
+    refused: &Verdict,
+    &(answerer, hop): &(F::Address, Hop),
+) -> Verdict {
+    let unanswered = Verdict::of(refused.outcome);
+    let Some(parsed) = tables.kept() else { return unanswered };
+    let Some(message) = F::message(refused) else { return unanswered };
     let most = if (hop.mtu as usize) < F::LONGEST { hop.mtu as usize } else { F::LONGEST };
     let most = most.saturating_sub(F::HEADERS);
     let length = if (parsed.length as usize) < most { parsed.length as usize } else { most };

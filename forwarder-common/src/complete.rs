@@ -114,7 +114,11 @@ fn rewrite<F: Family>(
 
 /// Parses the packet into the tables' memory. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn parse<F: Family, T: Tables<F::Address>>(packet: &impl Packet, tables: &T, network: usize) -> Result<(), Outcome> {
+pub(crate) fn parse<F: Family, T: Tables<F::Address>>(
+    packet: &impl Packet,
+    tables: &T,
+    network: usize,
+) -> Result<(), Outcome> {
     tables.keep(F::walk(packet, network)?);
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::{
     mss,
     packet::Packet,
     parse::{Family, Parsed, TcpFields, Transport},
+    steer,
     tables::{FlowEntry, Hop, Tables},
     verdict::{Outcome, Verdict},
     window::Reached,
@@ -49,6 +50,9 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         entry.seen(tables.now(), parsed.length);
     }
     tables.count_forwarded(decision.counter, decision.direction, parsed.length);
+    if hop.line != 0 {
+        steer::count(tables, &hop, Direction::Forward, parsed.length);
+    }
     Verdict::transmit(hop)
 }
 

@@ -78,10 +78,28 @@ pub fn clamp<F: Family, T: Tables<F::Address>>(
     &(out, most): &(u32, u16),
 ) {
     let limit = limit::<F, _>(tables, parsed, out, most);
-    let at = parsed.transport_at();
+    packet.lower_segment_size(parsed.transport_at(), network + parsed.length as usize, limit);
+}
+
+/// As [`clamp`], to what fits an MTU and is at most `most`, of a packet that nobody translates and that ends at `end`; if it
+/// announces anything.
+#[inline(always)]
+pub fn clamp_to<F: Family>(packet: &mut impl Packet, at: usize, end: usize, &(mtu, most): &(u32, u16)) {
+    let Some([flags]) = packet.read(at + tcp::FLAGS) else { return };
+    let headers = (F::HEADER + tcp::LEN) as u32;
+    if most == UNCHANGED || flags & tcp::SYN == 0 || mtu <= headers {
+        return;
+    }
+    let fits = mtu - headers;
+    packet.lower_segment_size(at, end, if fits < u32::from(most) { fits as u16 } else { most });
+}
+
+/// Lowers the segment size in the TCP header at `at` to `limit`; the packet ends at `last`.
+#[inline(always)]
+pub fn lower_to(packet: &mut impl Packet, at: usize, last: usize, limit: u16) {
     let Some([words]) = packet.read(at + tcp::DATA_OFFSET) else { return };
     let end = at + usize::from(words >> 4) * 4;
-    if end > network + parsed.length as usize {
+    if end > last {
         return;
     }
     let value = find(packet, at, end - at);

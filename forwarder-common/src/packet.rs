@@ -1,6 +1,6 @@
 //! A packet as the core sees it: bytes at offsets, and checksums that change.
 
-use crate::checksum::Delta;
+use crate::{checksum::Delta, mss};
 
 /// Access to one packet's bytes. XDP, TC and a byte slice in tests implement it.
 pub trait Packet {
@@ -34,6 +34,16 @@ pub trait Packet {
             sum = sum.and(Delta(u16::from_ne_bytes(pair)));
         }
         Some(sum)
+    }
+
+    /// Lowers the segment size that the TCP header at `transport` announces to `limit`, as [`mss::lower_to`] does; the packet
+    /// ends at `last`. (TC overrides this, for the verifier's sake: there it is a function of its own.)
+    #[inline(always)]
+    fn lower_segment_size(&mut self, transport: usize, last: usize, limit: u16)
+    where
+        Self: Sized,
+    {
+        mss::lower_to(self, transport, last, limit);
     }
 
     /// Applies a change to a transport checksum; `None` and nothing written where the field does not exist.

@@ -43,7 +43,7 @@ pub struct Parsed<A> {
 }
 
 /// No header of a packet that is forwarded starts further in: a power of two less one.
-pub(crate) const LAST_OFFSET: usize = 0x1fff;
+pub const LAST_OFFSET: usize = 0x1fff;
 
 impl<A> Parsed<A> {
     /// Where the transport header starts. The verifier does not remember what the parser made sure of: it sees it here.

@@ -8,11 +8,12 @@ use crate::{
     abi::{Direction, NextHopState, RangeKey, Rewrite, RuleRef, Settings, next_hop_flags, setting_flags},
     address::Address,
     complete::on_the_wire,
+    mss,
     packet::Packet,
-    parse::Family,
+    parse::{Family, LAST_OFFSET},
     tables::{Ends, Event, Hop, Tables},
     verdict::{Outcome, Verdict},
-    wire::ethernet,
+    wire::{ethernet, protocol, tcp},
 };
 
 /// What of a packet's protocol and source port (network order) its way depends on: [`Ends::kind`].
@@ -98,6 +99,14 @@ pub struct Addressed<A> {
     pub length: u32,
 }
 
+impl<A> Addressed<A> {
+    /// Where what follows the network header starts, as the verifier sees it.
+    #[inline(always)]
+    const fn transport_at(&self) -> usize {
+        self.transport_offset & LAST_OFFSET
+    }
+}
+
 /// A packet that arrived and that nobody translates: if its source belongs to a line and it is not for this machine, it
 /// leaves by that line. `passed` is what becomes of every other.
 #[inline(always)]
@@ -108,6 +117,9 @@ pub fn forward<F: Family, T: Tables<F::Address>>(
     passed: Outcome,
 ) -> Verdict {
     let Some(addressed) = F::addressed(packet, network) else { return Verdict::of(passed) };
+    if matches!(passed, Outcome::NotOurs) && addressed.protocol == protocol::TCP {
+        fit_segments_of_answers::<F, T>(packet, tables, network, &addressed);
+    }
     let hop = way_out(tables, &addressed);
     if hop.line == 0 {
         return Verdict::of(passed);
@@ -132,7 +144,7 @@ pub fn forward<F: Family, T: Tables<F::Address>>(
     if F::rewrite(packet, network, &unchanged).is_none() {
         return Verdict::of(Outcome::DropError);
     }
-    count(tables, &hop, Direction::Forward, addressed.length);
+    fit_segments::<F, T>(packet, tables, network, &addressed, &hop);
     Verdict::forward(hop)
 }
 
@@ -153,12 +165,13 @@ pub fn leave<F: Family, T: Tables<F::Address>>(
     if !leads_out(&hop) {
         return go_nowhere(tables, &hop);
     }
+    fit_segments::<F, T>(packet, tables, network, &addressed, &hop);
     if hop.interface == interface && is_addressed_to(packet, network, &hop) {
         count(tables, &hop, Direction::Reply, addressed.length);
         return Verdict::of(Outcome::NotOurs);
     }
     if on_the_wire(packet, network, addressed.transport_offset, addressed.protocol, addressed.length) > hop.mtu {
-        return Verdict::of(Outcome::DropTooBig);
+        return Verdict::refused(Outcome::DropTooBig, hop);
     }
     count(tables, &hop, Direction::Reply, addressed.length);
     Verdict::neighbour(hop)
@@ -169,6 +182,52 @@ pub fn leave<F: Family, T: Tables<F::Address>>(
 fn way_out<A: Address, T: Tables<A>>(tables: &T, addressed: &Addressed<A>) -> Hop {
     let kind = kind(tables.settings(), addressed.protocol, addressed.src_port);
     tables.next_hop(&Ends { src: addressed.src, dst: addressed.dst, kind })
+}
+
+/// Lowers the segment size that a SYN or SYN-ACK announces to what its line takes: what the line's other end would send could
+/// not come through either, as a rule.
+#[inline(always)]
+fn fit_segments<F: Family, T: Tables<F::Address>>(
+    packet: &mut impl Packet,
+    tables: &T,
+    network: usize,
+    addressed: &Addressed<F::Address>,
+    hop: &Hop,
+) {
+    if addressed.protocol != protocol::TCP {
+        return;
+    }
+    let most = tables.rule(hop.line).map_or(mss::UNCHANGED, |rule| rule.mss);
+    let end = network + addressed.length as usize;
+    mss::clamp_to::<F>(packet, addressed.transport_at(), end, &(hop.mtu, most));
+}
+
+/// The same for what is answered by a line, perhaps by this machine itself: the kernel would fit it to the way that it
+/// thinks its answers take.
+#[inline(always)]
+fn fit_segments_of_answers<F: Family, T: Tables<F::Address>>(
+    packet: &mut impl Packet,
+    tables: &T,
+    network: usize,
+    addressed: &Addressed<F::Address>,
+) {
+    let Some([p0, p1, flags]) = answers_to(packet, addressed.transport_at()) else { return };
+    if flags & tcp::SYN == 0 {
+        return;
+    }
+    let kind = kind(tables.settings(), protocol::TCP, u16::from_ne_bytes([p0, p1]));
+    let hop = tables.next_hop(&Ends { src: addressed.dst, dst: addressed.src, kind });
+    if hop.line != 0 && leads_out(&hop) {
+        fit_segments::<F, T>(packet, tables, network, addressed, &hop);
+    }
+}
+
+/// The destination port of a TCP segment as it is there, and its flags.
+#[inline(always)]
+fn answers_to(packet: &impl Packet, transport: usize) -> Option<[u8; 3]> {
+    let [p0, p1] = packet.read(transport + 2)?;
+    let [flags] = packet.read(transport + tcp::FLAGS)?;
+    Some([p0, p1, flags])
 }
 
 const fn leads_out(hop: &Hop) -> bool {
@@ -197,8 +256,9 @@ fn is_addressed_to(packet: &impl Packet, network: usize, hop: &Hop) -> bool {
     })
 }
 
+/// Counts a packet that leaves by a line, for the rule whose line it is.
 #[inline(always)]
-fn count<A: Address, T: Tables<A>>(tables: &T, hop: &Hop, direction: Direction, bytes: u32) {
+pub fn count<A: Address, T: Tables<A>>(tables: &T, hop: &Hop, direction: Direction, bytes: u32) {
     if let Some(rule) = tables.rule(hop.line) {
         tables.count_forwarded(rule.counter, direction, bytes);
     }

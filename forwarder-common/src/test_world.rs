@@ -304,6 +304,7 @@ impl<F: TestFamily> World<F> {
             mask: mask::<F>(bits),
             flags: rule_flags::LINE,
             allow: interface,
+            mss: mss::BY_MTU,
             counter: slot + 100,
             ..Rule::default()
         };

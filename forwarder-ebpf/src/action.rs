@@ -1,7 +1,7 @@
 //! From a verdict to what the kernel is told, on each hook. Every packet is counted here, once.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
     helpers::{bpf_redirect, bpf_redirect_neigh},
 };
 use forwarder_common::{
@@ -45,12 +45,12 @@ pub(crate) fn xdp_pass(outcome: Outcome) -> u32 {
 }
 
 /// Carries a TC verdict out. `network` is where the packet's network header stands: 0 where there is no link header;
-/// `router` who the packet is given to, where the kernel would not know.
+/// `router` who the packet is given to, of no family where the kernel knows.
 #[inline(always)]
 pub(crate) fn tc(
     packet: &mut TcPacket,
     verdict: &Verdict,
-    router: Option<bpf_redir_neigh>,
+    router: bpf_redir_neigh,
     network: usize,
     ethertype: u16,
 ) -> i32 {
@@ -82,16 +82,18 @@ pub(crate) fn tc_pass(outcome: Outcome) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Carries out what becomes of a packet that the machine itself sends.
+/// Carries out what becomes of a packet that the machine itself sends out of `interface`.
 #[inline(always)]
 pub(crate) fn leave(
     packet: &mut TcPacket,
     verdict: &Verdict,
-    router: Option<bpf_redir_neigh>,
+    router: bpf_redir_neigh,
+    interface: u32,
     network: usize,
     ethertype: u16,
 ) -> i32 {
     let sent = match verdict.outcome.kind() {
+        Kind::Answer => hand_in(packet, interface, network),
         Kind::Forward => {
             packet.mark_steered();
             if verdict.hop.flags & next_hop_flags::NO_LINK_HEADER != 0 {
@@ -114,6 +116,17 @@ pub(crate) fn counted(outcome: Outcome) {
     count::outcome(Hook::Tc, outcome);
 }
 
+/// Hands a packet in that was to leave by the interface, as if it came from there.
+#[inline(always)]
+fn hand_in(packet: &mut TcPacket, interface: u32, network: usize) -> Option<i32> {
+    if network != 0 {
+        let [_, _, _, _, _, _, o0, o1, o2, o3, o4, o5] = packet.read(0)?;
+        packet.write(0, [o0, o1, o2, o3, o4, o5])?;
+    }
+    // SAFETY: a helper without pointers.
+    Some(unsafe { bpf_redirect(interface, BPF_F_INGRESS.into()) as i32 })
+}
+
 #[inline(always)]
 fn transmit(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) -> Option<i32> {
     if hop.flags & next_hop_flags::NO_LINK_HEADER == 0 {
@@ -130,7 +143,7 @@ fn transmit(packet: &mut TcPacket, hop: &Hop, network: usize, ethertype: u16) ->
 fn by_neighbour(
     packet: &mut TcPacket,
     hop: &Hop,
-    router: Option<bpf_redir_neigh>,
+    router: bpf_redir_neigh,
     network: usize,
     ethertype: u16,
 ) -> Option<i32> {
@@ -138,10 +151,11 @@ fn by_neighbour(
         // The kernel drops what has no link header at all here, even though it writes its own.
         packet.push_link_header(ethertype)?;
     }
-    let Some(mut router) = router else {
+    let mut router = router;
+    if router.nh_family == 0 {
         // SAFETY: no parameters: the kernel looks the neighbour up itself, and queues the packet while it resolves.
         return Some(unsafe { bpf_redirect_neigh(hop.interface, core::ptr::null_mut(), 0, 0) as i32 });
-    };
+    }
     // SAFETY: an initialised record of the size that is said; the helper copies it.
     Some(unsafe { bpf_redirect_neigh(hop.interface, &raw mut router, size_of_val(&router) as i32, 0) as i32 })
 }

@@ -160,10 +160,22 @@ fn leave<V4: Steps, V6: Steps>(context: &TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     match packet.untagged_protocol() {
-        Ok(ethernet::IPV4) => V4::egress(context.skb.skb),
-        Ok(ethernet::IPV6) => V6::egress(context.skb.skb),
+        Ok(ethernet::IPV4) => leave_by_steps::<V4>(context.skb.skb),
+        Ok(ethernet::IPV6) => leave_by_steps::<V6>(context.skb.skb),
         _ => TC_ACT_UNSPEC,
     }
+}
+
+#[inline(always)]
+fn leave_by_steps<S: Steps>(context: *mut __sk_buff) -> i32 {
+    let mut outcome = S::egress(context);
+    if outcome == Outcome::NotOurs as u32 {
+        return TC_ACT_UNSPEC;
+    }
+    if outcome == Outcome::DropTooBig as u32 {
+        outcome = S::answer_ourselves(context);
+    }
+    S::carry_away(context, outcome)
 }
 
 /// Passes everything: for interfaces that only need some program to be able to transmit.

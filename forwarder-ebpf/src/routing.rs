@@ -74,14 +74,17 @@ const fn no_neighbour(family: u8) -> bpf_redir_neigh {
     bpf_redir_neigh { nh_family: family as u32, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] } }
 }
 
-/// The router at the other end of the line that a next hop is by; none where the kernel knows best.
+/// The router at the other end of the line that a next hop is by; of no family where the kernel knows best.
+///
+/// Not an `Option`: the verifier refuses to copy what an absent value would have held.
 #[inline(always)]
-pub(crate) fn router<M: Routed + Sockets>(tables: &KernelTables<M>, hop: &Hop) -> Option<bpf_redir_neigh> {
+pub(crate) fn router<M: Routed + Sockets>(tables: &KernelTables<M>, hop: &Hop) -> bpf_redir_neigh {
+    let none = no_neighbour(0);
     if hop.line == 0 {
-        return None;
+        return none;
     }
-    let router = tables.rule(hop.line)?.to;
-    (router != M::Address::default()).then(|| M::neighbour(router))
+    let Some(rule) = tables.rule(hop.line) else { return none };
+    if rule.to == M::Address::default() { none } else { M::neighbour(rule.to) }
 }
 
 /// The slot that is about such packets, as fresh as it has to be; and whether it was so before.

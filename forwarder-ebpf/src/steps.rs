@@ -6,15 +6,16 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use forwarder_common::{
-    abi::Settings,
+    abi::{Direction, Settings},
     answer::{self, Answering},
     complete, fragment,
     icmp_error::{self, Embeds},
     outgoing,
+    packet::Packet as _,
     parse::{Family, Ipv4, Ipv6},
     steer,
     tables::{Hop, Tables},
-    verdict::{Outcome, Verdict},
+    verdict::{Kind, Outcome, Verdict},
     wire::ethernet,
 };
 
@@ -50,8 +51,12 @@ pub(crate) trait Steps {
     fn cut(context: *mut __sk_buff) -> u32;
     /// A packet that nothing translates: it may leave by a line of its own. Takes what becomes of it otherwise.
     fn steer(context: *mut __sk_buff, passed: u32) -> u32;
-    /// A packet that the machine itself sends: gives what the kernel is told (`TC_ACT_*`).
-    fn egress(context: *mut __sk_buff) -> i32;
+    /// A packet that the machine itself sends: it may leave by another line.
+    fn egress(context: *mut __sk_buff) -> u32;
+    /// One that is too big for its line: tells whoever sends it here.
+    fn answer_ourselves(context: *mut __sk_buff) -> u32;
+    /// Counts what becomes of a packet that the machine itself sends, and gives what the kernel is told (`TC_ACT_*`).
+    fn carry_away(context: *mut __sk_buff, outcome: u32) -> i32;
     /// Hands a first fragment for which others wait, or one that came at the same time as its first, in again.
     fn hand_in(context: *mut __sk_buff) -> u32;
     /// Logs and counts the outcome, and gives what the kernel is told (`TC_ACT_*`).
@@ -149,14 +154,28 @@ fn steer<P: Path>(context: *mut __sk_buff, passed: u32) -> u32 {
 }
 
 #[inline(always)]
-fn egress<P: Path>(context: *mut __sk_buff) -> i32 {
+fn egress<P: Path>(context: *mut __sk_buff) -> u32 {
+    let mut packet = TcPacket::of(context);
+    with_tables::<P>(context, |tables| steer::leave::<P::Family, _>(&mut packet, tables, P::NETWORK, tables.ingress()))
+}
+
+#[inline(always)]
+fn answer_ourselves<P: Path>(context: *mut __sk_buff) -> u32 {
+    let refused = verdict(Outcome::DropTooBig as u32);
+    let mut packet = TcPacket::of(context);
+    with_tables::<P>(context, |tables| {
+        answer::answer_ourselves::<P::Family, _>(&mut packet, tables, P::NETWORK, &refused)
+    })
+}
+
+#[inline(always)]
+fn carry_away<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
+    let verdict = verdict(outcome);
     let mut packet = TcPacket::of(context);
     let tables = tables::<P>(context, settings);
-    let interface = tables.ingress();
-    let verdict = steer::leave::<P::Family, _>(&mut packet, &tables, P::NETWORK, interface);
     let router = routing::router(&tables, &verdict.hop);
-    action::leave(&mut packet, &verdict, router, P::NETWORK, P::Family::ETHERTYPE)
+    action::leave(&mut packet, &verdict, router, tables.ingress(), P::NETWORK, P::Family::ETHERTYPE)
 }
 
 #[inline(always)]
@@ -167,6 +186,9 @@ fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
     let tables = tables::<P>(context, settings);
     log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
     let router = routing::router(&tables, &verdict.hop);
+    if verdict.hop.line != 0 && verdict.outcome.kind() == Kind::Forward {
+        steer::count(&tables, &verdict.hop, Direction::Forward, (packet.length() - P::NETWORK) as u32);
+    }
     action::tc(&mut packet, &verdict, router, P::NETWORK, P::Family::ETHERTYPE)
 }
 
@@ -174,7 +196,7 @@ fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
 macro_rules! steps {
     ($path:ident: $family:ty, $maps:ty, $network:expr;
      $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $cut:ident $steer:ident $egress:ident
-     $hand_in:ident $carry_out:ident) => {
+     $answer_ourselves:ident $carry_away:ident $hand_in:ident $carry_out:ident) => {
         pub(crate) struct $path;
 
         impl Path for $path {
@@ -218,8 +240,16 @@ macro_rules! steps {
                 $steer(context, passed)
             }
             #[inline(always)]
-            fn egress(context: *mut __sk_buff) -> i32 {
+            fn egress(context: *mut __sk_buff) -> u32 {
                 $egress(context)
+            }
+            #[inline(always)]
+            fn answer_ourselves(context: *mut __sk_buff) -> u32 {
+                $answer_ourselves(context)
+            }
+            #[inline(always)]
+            fn carry_away(context: *mut __sk_buff, outcome: u32) -> i32 {
+                $carry_away(context, outcome)
             }
             #[inline(always)]
             fn hand_in(context: *mut __sk_buff) -> u32 {
@@ -268,8 +298,18 @@ macro_rules! steps {
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $egress(context: *mut __sk_buff) -> i32 {
+        extern "C" fn $egress(context: *mut __sk_buff) -> u32 {
             egress::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $answer_ourselves(context: *mut __sk_buff) -> u32 {
+            answer_ourselves::<$path>(context)
+        }
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $carry_away(context: *mut __sk_buff, outcome: u32) -> i32 {
+            carry_away::<$path>(context, outcome)
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -286,12 +326,16 @@ macro_rules! steps {
 }
 
 steps!(EthernetIpv4: Ipv4, MapsV4, ethernet::LEN;
-    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 steer_v4 egress_v4 hand_in_v4 carry_out_v4);
+    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 steer_v4 egress_v4
+    answer_ourselves_v4 carry_away_v4 hand_in_v4 carry_out_v4);
 steps!(EthernetIpv6: Ipv6, MapsV6, ethernet::LEN;
-    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 steer_v6 egress_v6 hand_in_v6 carry_out_v6);
+    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 steer_v6 egress_v6
+    answer_ourselves_v6 carry_away_v6 hand_in_v6 carry_out_v6);
 steps!(BareIpv4: Ipv4, MapsV4, 0;
     plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 cut_bare_v4 steer_bare_v4
-    egress_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
+    egress_bare_v4
+    answer_ourselves_bare_v4 carry_away_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
 steps!(BareIpv6: Ipv6, MapsV6, 0;
     plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 cut_bare_v6 steer_bare_v6
-    egress_bare_v6 hand_in_bare_v6 carry_out_bare_v6);
+    egress_bare_v6
+    answer_ourselves_bare_v6 carry_away_bare_v6 hand_in_bare_v6 carry_out_bare_v6);

@@ -8,7 +8,9 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     checksum::Delta,
+    mss,
     packet::{ChecksumChange, Packet},
+    parse::LAST_OFFSET,
 };
 
 use super::{Bounds, read, sum, write};
@@ -111,6 +113,15 @@ impl TcPacket {
     }
 }
 
+/// [`mss::lower_to`], which the verifier looks at once, for any numbers: there are many ways through a list of options.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lower_segment_size(context: *mut __sk_buff, transport: u32, last: u32, limit: u32) -> u32 {
+    let mut packet = TcPacket::of(context);
+    mss::lower_to(&mut packet, transport as usize & LAST_OFFSET, last as usize, limit as u16);
+    0
+}
+
 impl Bounds for TcPacket {
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
@@ -151,6 +162,11 @@ impl Packet for TcPacket {
     #[inline(always)]
     fn sum(&self, offset: usize, length: usize) -> Option<Delta> {
         sum::of_range(self.context, offset as u32, length as u32)
+    }
+
+    #[inline(always)]
+    fn lower_segment_size(&mut self, transport: usize, last: usize, limit: u16) {
+        lower_segment_size(self.context, transport as u32, last as u32, limit.into());
     }
 
     /// With the kernel's helpers: they know whether the field is complete or `CHECKSUM_PARTIAL`, in which case it

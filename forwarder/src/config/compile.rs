@@ -272,8 +272,8 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
     for (steer, lines) in config.steers.iter().zip(steer::resolve(config, machine, &mut Report::default())) {
         let summary = SteerSummary { name: Arc::from(steer.name.value.as_str()), lines };
         for line in &summary.lines {
-            v4.add_line(&summary.name, steer, line);
-            v6.add_line(&summary.name, steer, line);
+            v4.add_line(config.mss_clamp.limit(), &summary.name, steer, line);
+            v6.add_line(config.mss_clamp.limit(), &summary.name, steer, line);
         }
         steers.push(summary);
     }

@@ -20,12 +20,12 @@ const NEVER: [&str; 7] =
 
 impl<A: Family> Builder<A> {
     /// Adds what a `[[steer]]` is for one of its prefixes, if that is of this family.
-    pub(super) fn add_line(&mut self, name: &Arc<str>, steer: &Steer, line: &Line) {
+    pub(super) fn add_line(&mut self, mss: u16, name: &Arc<str>, steer: &Steer, line: &Line) {
         let (Some(from), Some(mask)) = (A::of(line.from.addr()), A::of(line.from.netmask())) else {
             return;
         };
         let router = line.gateway.and_then(A::of).unwrap_or_default();
-        let body = Rule { to: router, mask, flags: rule_flags::LINE, allow: line.interface, ..Rule::default() };
+        let body = Rule { to: router, mask, flags: rule_flags::LINE, mss, allow: line.interface, ..Rule::default() };
         let index = self.tables.rules.len();
         self.tables.rules.push(LogicalRule { name: Arc::clone(name), body, allow: None });
         let prefix_len = RangeKey::<A>::SIDE_BITS + u32::from(line.from.prefix_len());
