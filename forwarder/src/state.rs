@@ -62,6 +62,9 @@ pub struct State {
     pub counters: BTreeMap<String, u32>,
     /// Settings of the machine that `load` changed.
     pub sysctls: Vec<ChangedSysctl>,
+    /// The interfaces that were made to receive all multicast, for `[[neighbor]]`.
+    #[serde(default)]
+    pub all_multicast: BTreeSet<String>,
     /// The network namespace it works in: the device and inode of its file.
     pub network_namespace: (u64, u64),
     /// Whether `load` mounted the BPF file system.
@@ -252,6 +255,7 @@ impl State {
             interfaces: Vec::new(),
             counters: BTreeMap::new(),
             sysctls: Vec::new(),
+            all_multicast: BTreeSet::new(),
             network_namespace: network_namespace()?,
             mounted_bpffs: false,
             addresses: BTreeSet::new(),

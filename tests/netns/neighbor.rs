@@ -7,10 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forwarder_lab::{EchoStream, Family, Host, Lab, Ping, Shape, TcpServer, Topology, patience};
+use forwarder_lab::{
+    EchoStream, Family, Host, Lab, Ping, Shape, TcpServer, Topology, Transfer, Tun, TunKind, TunPump, patience,
+};
 
 use crate::forwarder::Forwarder;
 use crate::setting::Setting;
+use crate::test_packet::{Body, TestPacket};
 
 const PORT: u16 = 700;
 const SETTINGS: [Setting; 2] = [Setting::NATIVE_TWO_ARMED, Setting::TC_TWO_ARMED];
@@ -281,4 +284,164 @@ fn other_questions_are_left_alone() {
         net.client.run(&["ping", "-c", "1", "-W", "1", "2001:db8:1::77"]).unwrap_err();
         assert_eq!(forwarder.stats().rule("behind").forward.packets, 1, "{:#?}", forwarder.stats());
     }
+}
+
+/// The files of `examples/neighbor`, as they are: a tap tunnel to a bridge at home, and radvd, which tells the hosts there
+/// their prefix and their way out.
+#[test]
+fn the_example() {
+    let example = |name: &str| format!("{}/../examples/neighbor/{name}", env!("CARGO_MANIFEST_DIR"));
+    for setting in SETTINGS {
+        let lab = Lab::new("nbexample").unwrap();
+        let [client, forwarder, home] = ["client", "forwarder", "home"].map(|name| lab.host(name).unwrap());
+        let box_at_home = lab.host("box").unwrap();
+        lab.link(&client, "eth0", &forwarder, "eth0", Default::default()).unwrap();
+        lab.link(&box_at_home, "lan", &home, "eth0", Default::default()).unwrap();
+        let tap = |host| Tun::create(host, "tap0", TunKind::Tap).unwrap();
+        let _tunnel = TunPump::between(tap(&forwarder), tap(&box_at_home)).unwrap();
+        box_at_home.ip("link add br0 type bridge").unwrap();
+        for port in ["tap0", "lan"] {
+            box_at_home.ip(&format!("link set {port} master br0")).unwrap();
+        }
+        box_at_home.ip("link set br0 up").unwrap();
+        client.address("eth0", "2001:db8:1::1/64").unwrap();
+        forwarder.address("eth0", "2001:db8:1::2/64").unwrap();
+        forwarder.address("tap0", "2001:db8:1:0:8::1/78").unwrap();
+        forwarder.ip("link set tap0 mtu 1400").unwrap();
+        forwarder.sysctl("net.ipv6.conf.all.forwarding", "1").unwrap();
+        home.sysctl("net.ipv6.conf.eth0.accept_ra", "1").unwrap();
+        home.address("eth0", "2001:db8:1:0:8::2/128").unwrap();
+        let pid = format!("/run/{}.radvd", lab.id());
+        lab.delete_at_end(std::path::Path::new(&pid)).unwrap();
+        let config = example("radvd.conf");
+        let _radvd = forwarder.spawn(&["radvd", "-n", "-m", "stderr", "-C", &config, "-p", &pid]).unwrap();
+        eventually("radvd tells nobody of the prefix", || {
+            let routes = home.ip("-6 route show dev eth0").unwrap();
+            routes.contains("2001:db8:1:0:8::/78 proto kernel") && routes.contains("default via fe80::")
+        });
+        let net = Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab };
+        let instance = Forwarder::on(&net);
+        let config = example("forwarder.toml");
+        instance.succeed(&["load", "--mode", setting.mode_word(), "--config", &config]);
+        let (outside, inside) = (world(Family::V6), inside(Family::V6));
+        for (from, to, target) in [(&net.client, &net.home, inside), (&net.home, &net.client, outside)] {
+            Ping::to(target).count(3).run(from).unwrap_or_else(|error| panic!("{error:#}\n{:#?}", instance.stats()));
+            let server = TcpServer::start(to, (target, PORT).into()).unwrap();
+            Transfer::to(server.address()).upload(1_000_000).download(1_000_000).run(from).unwrap();
+        }
+        // Nobody has this one.
+        let _ = net.client.run(&["ping", "-c", "2", "-W", "1", "2001:db8:1:0:8::99"]).unwrap_err();
+        let stats = instance.stats();
+        assert!(stats.rule("home").forward.packets > stats.rule("home").reply.packets, "{stats:#?}");
+        // A NIC would filter the groups that solicitations are sent to.
+        let allmulti = || net.forwarder.ip("link show dev eth0").unwrap().contains("ALLMULTI");
+        assert!(allmulti());
+        instance.succeed(&["remove", "home"]);
+        assert!(!allmulti());
+    }
+}
+
+/// A tunnel without Ethernet: "always" answers, "while-alive" is refused with the reason.
+#[test]
+fn behind_a_line_without_neighbours() {
+    for setting in SETTINGS {
+        let lab = Lab::new("nbtun").unwrap();
+        let [client, forwarder, home] = ["client", "forwarder", "home"].map(|name| lab.host(name).unwrap());
+        lab.link(&client, "eth0", &forwarder, "eth0", Default::default()).unwrap();
+        let tun = |host, name| Tun::create(host, name, TunKind::Tun).unwrap();
+        let _tunnel = TunPump::between(tun(&forwarder, "eth1"), tun(&home, "eth0")).unwrap();
+        for (host, interface, addresses) in [
+            (&client, "eth0", ["198.51.100.1/24", "2001:db8:1::1/64"]),
+            (&forwarder, "eth0", ["198.51.100.2/24", "2001:db8:1::2/64"]),
+            (&home, "eth0", ["198.51.100.33/32", "2001:db8:1:0:8::2/128"]),
+        ] {
+            for address in addresses {
+                host.address(interface, address).unwrap();
+            }
+        }
+        for prefix in ["198.51.100.32/30", "2001:db8:1:0:8::/78"] {
+            forwarder.route(prefix, "dev eth1").unwrap();
+        }
+        home.route("default", "dev eth0").unwrap();
+        home.ip("-6 route add default dev eth0").unwrap();
+        forwarder.enable_kernel_forwarding().unwrap();
+        let net = Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab };
+        let instance = Forwarder::on(&net);
+        instance.configure(&neighbor("answer = \"while-alive\""));
+        let refused = instance.run(&["check", instance.config.to_str().unwrap()]);
+        assert!(refused.code == Some(2) && refused.stderr.contains("answer = \"always\""), "{refused}");
+        instance.configure(&neighbor(""));
+        let config = instance.config.to_str().unwrap();
+        instance.succeed(&["load", "--mode", setting.mode_word(), "--iface", "eth0", "--config", config]);
+        reaches(&net, &instance);
+    }
+}
+
+/// What the kernel answers itself as a proxy (`ip neigh add proxy`), byte by byte.
+#[test]
+fn answers_are_those_of_the_kernels_proxy() {
+    let net = network("nboracle", Setting::TC_TWO_ARMED);
+    let mac = |host: &Host| -> Vec<u8> {
+        host.mac("eth0").unwrap().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+    };
+    let (asker, proxy) = (mac(&net.client), mac(&net.forwarder));
+    let arp = |to: &[u8], sender: [u8; 4]| {
+        let mut frame = [to, &asker, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &asker].concat();
+        frame.extend(sender);
+        frame.extend([0; 6]);
+        frame.extend([198, 51, 100, 33]);
+        frame
+    };
+    let solicitation = |to_mac: &[u8], from: &str, to: &str, options: &[u8]| {
+        let at = |text: &str| SocketAddr::new(text.parse().unwrap(), 0);
+        let mut packet = TestPacket::new(at(from), at(to), Body::IcmpError(135, 0, [0; 4]));
+        let IpAddr::V6(target) = inside(Family::V6) else { panic!() };
+        packet.payload = [&target.octets()[..], options].concat();
+        packet.hop_limit = 255;
+        let mut frame = packet.frame();
+        frame.splice(..12, [to_mac, &asker].concat());
+        frame
+    };
+    let source = [&[1, 1], &asker[..]].concat();
+    let group = [0x33, 0x33, 0xff, 0, 0, 2];
+    let questions = [
+        arp(&[0xff; 6], [198, 51, 100, 1]),
+        arp(&proxy, [198, 51, 100, 1]),
+        solicitation(&group, "2001:db8:1::1", "ff02::1:ff00:2", &source),
+        solicitation(&proxy, "2001:db8:1::1", "2001:db8:1:0:8::2", &source),
+        solicitation(&group, "::", "ff02::1:ff00:2", &[]),
+    ];
+    let answers = |about: &str| -> Vec<Vec<u8>> {
+        let ask = |question: &Vec<u8>| {
+            let capture = net.client.capture("eth0").unwrap();
+            net.client.send_frame("eth0", question).unwrap();
+            let is_answer = |seen: &forwarder_lab::Frame| {
+                !seen.outgoing
+                    && (seen.bytes[12..14] == [8, 6] && seen.bytes[21] == 2 || seen.bytes.get(54) == Some(&136))
+            };
+            let answer = capture.wait_for(is_answer);
+            answer.unwrap_or_else(|error| panic!("{about}, {question:02x?}: {error:#}")).bytes
+        };
+        questions.iter().map(ask).collect()
+    };
+    for family in ["ipv4", "ipv6"] {
+        net.forwarder.sysctl(&format!("net.{family}.neigh.eth0.proxy_delay"), "0").unwrap();
+    }
+    for scope in ["all", "eth0"] {
+        net.forwarder.sysctl(&format!("net.ipv6.conf.{scope}.proxy_ndp"), "1").unwrap();
+    }
+    for family in Family::ALL {
+        net.forwarder.ip(&format!("neigh add proxy {} dev eth0", inside(family))).unwrap();
+    }
+    let expected = answers("the kernel");
+    for family in Family::ALL {
+        net.forwarder.ip(&format!("neigh del proxy {} dev eth0", inside(family))).unwrap();
+    }
+    let forwarder = Forwarder::on(&net);
+    forwarder.load(Setting::TC_TWO_ARMED, &neighbor(""));
+    let seen = answers("forwarder");
+    for ((question, expected), seen) in questions.iter().zip(&expected).zip(&seen) {
+        assert_eq!(seen, expected, "for {question:02x?}");
+    }
+    assert_eq!(forwarder.stats().outcome("answered_neighbor"), 5, "{:#?}", forwarder.stats());
 }

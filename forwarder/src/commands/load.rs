@@ -24,11 +24,11 @@ use crate::{
     config::{Compiled, Config, Draft, Mode, Placed},
     machine::{
         Machine,
-        netlink::{Link, Netlink},
+        netlink::{self, Link, Netlink},
         sockets, sysctl,
     },
     reconcile::{self, Running, RunningTables},
-    serve,
+    serve::{self, groups},
     state::{State, StateFile, uplinks},
     undo::Undo,
 };
@@ -268,6 +268,12 @@ impl Loading<'_> {
             undo.push("restoring a setting", move || sysctl::restore(&old));
             state.sysctls.push(changed);
         })?;
+        groups::receive(state, self.compiled)?;
+        for name in state.all_multicast.clone() {
+            undo.push(format!("switching all-multicast mode of {name} off"), move || {
+                netlink::set_all_multicast(&name, false).map(drop)
+            });
+        }
         load::start_sweep(&mut base)?;
         load::watch_redirects(&mut base, self.pins)?;
         let tcx = !self.no_tcx && features::has_tcx();

@@ -15,7 +15,7 @@ use crate::{
     config::{Compiled, Config, Family, FamilyTables, LogLevel, Mode},
     machine::{Machine, netlink::Netlink, sockets},
     reconcile::{self, Changes},
-    serve::egress,
+    serve::{egress, groups},
     state::{State, StateFile, uplinks},
 };
 
@@ -137,6 +137,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     let ended =
         if removed.is_empty() && lost.is_empty() { 0 } else { bpf::flows::end(&instance.pins, &removed, &lost)? };
     instance.state.counters = plan.counters;
+    groups::receive(&mut instance.state, compiled)?;
     // Last: should this process die before, the next change ends the flows.
     instance.state.addresses = machine.addresses();
     write_if_changed(instance)?;

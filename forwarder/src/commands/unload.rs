@@ -95,6 +95,9 @@ fn restore(state: &State, failures: &mut Vec<Error>) {
             failures.extend(ethtool::set_vlan_stripping(&interface.name, true).err());
         }
     }
+    for name in &state.all_multicast {
+        failures.extend(netlink::set_all_multicast(name, false).err());
+    }
     if state.sysctls.is_empty() {
         return;
     }

@@ -247,6 +247,27 @@ impl Netlink {
         Ok(filters.iter().any(|filter| filter.header.info >> 16 == u32::from(priority)))
     }
 
+    /// Lets an interface receive what is for any multicast group, or no more; whether it was otherwise before. One that is
+    /// not there is nothing to change.
+    async fn set_all_multicast(&self, name: &str, on: bool) -> Result<bool> {
+        let links: Vec<LinkMessage> =
+            match self.handle.link().get().match_name(name.to_owned()).execute().try_collect().await {
+                Ok(links) => links,
+                Err(rtnetlink::Error::NetlinkError(_)) => return Ok(false),
+                Err(error) => return Err(error).with_context(|| format!("cannot ask for {name} over netlink")),
+            };
+        let Some(link) = links.first().filter(|link| link.header.flags.contains(LinkFlags::Allmulti) != on) else {
+            return Ok(false);
+        };
+        let mut message = LinkMessage::default();
+        message.header.index = link.header.index;
+        message.header.flags = if on { LinkFlags::Allmulti } else { LinkFlags::empty() };
+        message.header.change_mask = LinkFlags::Allmulti;
+        let done = self.handle.link().set(message).execute().await;
+        done.with_context(|| format!("cannot switch all-multicast mode of {name}"))?;
+        Ok(true)
+    }
+
     /// Removes the `clsact` qdisc of the interface, with every filter on it.
     pub async fn remove_clsact(&self, index: u32) -> Result<()> {
         let index = i32::try_from(index).context("an interface index above 2^31")?;
@@ -363,20 +384,29 @@ fn local_port_range() -> Result<(u16, u16)> {
 }
 
 /// Removes the `clsact` qdisc of an interface unless somebody's filter hangs on it.
-///
-/// Does not need the caller's runtime, so that it can run while something is undone.
 pub fn remove_unused_clsact(index: u32) -> Result<()> {
-    let remove = move || -> Result<()> {
+    by_itself(async move |netlink| {
+        if netlink.has_clsact(index).await? && !netlink.has_clsact_filters(index).await? {
+            netlink.remove_clsact(index).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets an interface receive what is for any multicast group, or no more; whether it was otherwise before. One that is not
+/// there is nothing to change.
+pub fn set_all_multicast(name: &str, on: bool) -> Result<bool> {
+    let name = name.to_owned();
+    by_itself(async move |netlink| netlink.set_all_multicast(&name, on).await)
+}
+
+/// Does something without the caller's runtime, so that it can be done while something is undone.
+fn by_itself<T: Send + 'static>(job: impl AsyncFnOnce(Netlink) -> Result<T> + Send + 'static) -> Result<T> {
+    let run = move || -> Result<T> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot wait for netlink")?;
-        runtime.block_on(async {
-            let netlink = Netlink::connect()?;
-            if netlink.has_clsact(index).await? && !netlink.has_clsact_filters(index).await? {
-                netlink.remove_clsact(index).await?;
-            }
-            Ok(())
-        })
+        runtime.block_on(async { job(Netlink::connect()?).await })
     };
     // A thread is in the network namespace of the one that made it.
-    std::thread::spawn(remove).join().unwrap_or_else(|_| anyhow::bail!("the qdisc's removal failed"))
+    std::thread::spawn(run).join().unwrap_or_else(|_| anyhow::bail!("a request over netlink failed"))
 }
