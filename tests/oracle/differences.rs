@@ -45,6 +45,8 @@ const EXPLANATIONS: &[Explanation] = &[
     ("what is for all stations is left to the kernel", to_all_stations),
     ("ICMP that is neither echo nor error", other_icmp),
     ("a segment size at an odd place", odd_segment_size),
+    ("twice the same ends", twice_the_same_ends),
+    ("a host asks itself from the same port", asks_itself),
 ];
 
 /// The name of the difference between what came out of both labs, if it has another than `without`.
@@ -113,7 +115,9 @@ fn wrong_checksum(case: &Case<'_>) -> bool {
 /// netfilter's stack fills in routes and times, and complains about options whose contents it does not understand.
 fn options(case: &Case<'_>) -> bool {
     let options = case.packet().options.len();
-    if options == 0 || !case.is_forwarded() {
+    // Where both leave it to their kernels, these may fill in different times.
+    let is_of_kernel = case.flow.is_some_and(|flow| flow.listen.name == plan::UNHIDDEN) && case.forwarder.len() == 1;
+    if options == 0 || !(is_of_kernel || case.is_forwarded()) {
         return false;
     }
     let same_but_options = |out: &Out| without_options(case, out) == without_options(case, &case.forwarder[0]);
@@ -184,10 +188,25 @@ fn tcp_states(case: &Case<'_>) -> bool {
 }
 
 fn stateless_reply(case: &Case<'_>) -> bool {
+    // Or netfilter has it begin a connection, from another port where it has one with this port.
+    let without_port = |out: &Out| {
+        let mut bytes = out.frame.clone();
+        if let Some(view) = View::of(&bytes) {
+            [Some(view.src_port_at()), view.checksum_at()]
+                .into_iter()
+                .flatten()
+                .for_each(|at| bytes[at..at + 2].fill(0));
+        }
+        bytes
+    };
+    let has_other_port = || match (case.forwarder, case.nftables) {
+        ([forwarder], [nftables]) => without_port(forwarder) == without_port(nftables),
+        _ => false,
+    };
     case.flow.is_some_and(|flow| !flow.chooses_port[0])
         && case.input.by == End::Server
         && case.is_forwarded()
-        && case.is_not_translated()
+        && (case.is_not_translated() || case.source == Source::Prefix && has_other_port())
         && case.flow.is_some_and(|flow| flow.stage == Stage::Odd)
 }
 
@@ -273,7 +292,9 @@ fn too_short(case: &Case<'_>) -> bool {
         case.packet().damage,
         Some(Damage::Cut(_) | Damage::Length(_) | Damage::TcpOffset(_) | Damage::UdpLength(_))
     );
-    is_npt(case) && is_damaged && case.is_left_to_kernel(case.forwarder)
+    // Or it says that there is nothing after the IPv6 header.
+    let is_empty = || View::of(&case.packet().frames([0; 6], [0; 6])[0]).is_some_and(|view| view.end == ETHERNET + 40);
+    is_damaged && case.is_left_to_kernel(case.forwarder) && (is_npt(case) || !case.packet().src.is_ipv4() && is_empty())
 }
 
 impl Case<'_> {
@@ -361,9 +382,31 @@ fn ports_of_listens(case: &Case<'_>) -> bool {
             && (other.listen.address, other.listen_port) == (flow.client, flow.client_port)
     };
     case.source == Source::Outgoing
-        && case.flows.iter().any(took_its_port)
         && case.is_forwarded()
-        && case.is_not_translated()
+        && case.flows.iter().filter(|other| took_its_port(other)).any(|other| {
+            let to_host_behind = |out: &Out| View::of(&out.frame).is_some_and(|view| view.dst == other.client);
+            case.is_not_translated() || matches!(case.nftables, [out] if to_host_behind(out))
+        })
+}
+
+/// A host behind has begun with these very ends, and is begun with by its own address: netfilter gives the latter another port.
+fn twice_the_same_ends(case: &Case<'_>) -> bool {
+    let Some(flow) = case.flow.filter(|flow| flow.listen.name == plan::UNHIDDEN) else { return false };
+    let is_backwards = |other: &&Flow| {
+        (other.protocol, other.client, other.client_port) == (flow.protocol, flow.listen.to, flow.listen_port)
+            && (other.listen.address, other.listen_port) == (flow.client, flow.client_port)
+    };
+    let goes_out = |out: &Out, other: &Flow| {
+        View::of(&out.frame).is_some_and(|view| (view.src, view.dst) == (other.seen, other.listen.to))
+    };
+    case.input.by == End::Server
+        && case.flows.iter().filter(is_backwards).any(|other| matches!(case.forwarder, [out] if goes_out(out, other)))
+}
+
+/// To netfilter, the question looks like its own answer.
+fn asks_itself(case: &Case<'_>) -> bool {
+    let is_itself = |flow: &Flow| (flow.client, flow.client_port) == (flow.listen.to, flow.to_port());
+    case.source == Source::Prefix && case.flow.is_some_and(is_itself) && case.is_forwarded() && case.nftables.is_empty()
 }
 
 /// The kernel forwards it if it is IPv6; where a flow of ours looks the same, connection tracking drops it.

@@ -18,7 +18,11 @@ impl Generator {
         if self.one_in(8) {
             code = self.rng.u8(..);
         }
-        let mtu = [0, 0, self.pick(&[0, 2, 5]), self.rng.u8(..)];
+        let mut mtu = [0, 0, self.pick(&[0, 2, 5]), self.rng.u8(..)];
+        if v6 && mtu[2] == 5 {
+            // The machine itself may believe it, in one of the labs: no less than the narrowest link, then.
+            mtu[3] |= 0x80;
+        }
         let mut rest = if (v6 && kind == 2) || (!v6 && (kind, code) == (3, 4)) { mtu } else { [0; 4] };
         let mut content = Content { flags: ACK | PSH, payload: self.payload(), ..Content::default() };
         self.begin_payload(index, &mut content.payload);

@@ -78,6 +78,12 @@ impl Generator {
         if what == "reuse" {
             self.flows[index].reopens = [true; 2];
         }
-        self.of_flow_marked(what, index, by, &content, mark)
+        let mut input = self.of_flow_marked(what, index, by, &content, mark);
+        if content.ack.is_some() {
+            // What the machine says of it is recognised by what it acknowledges, which others may, too: nothing is left to it.
+            input.packets.iter_mut().for_each(|packet| packet.extensions.clear());
+            input.packets.iter_mut().for_each(|packet| packet.options.clear());
+        }
+        input
     }
 }
