@@ -18,7 +18,7 @@ use core::{arch::asm, mem};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use forwarder_common::{
-    abi::{Flow, FlowKey, FlowSlot, Place, REACH, Slotted, Tag, WENT_ON, near},
+    abi::{Flow, FlowHash, FlowKey, FlowSlot, Place, REACH, Slotted, Tag, WENT_ON, near, used},
     tables::NotInserted,
 };
 
@@ -102,10 +102,38 @@ fn read<M: Maps>(slot: *mut Slot<M>) -> u32 {
     unsafe { word::<M>(slot).read_volatile() }
 }
 
+/// Whether a table has had a flow.
+#[inline(always)]
+fn is_used(hash: &FlowHash, table: u32) -> bool {
+    // SAFETY: a word of an array value, valid while the program runs. Volatile: another CPU may set it.
+    unsafe { (&raw const hash.used).read_volatile() & table != 0 }
+}
+
+/// Whether the table of new flows has had one.
+#[inline(always)]
+pub(crate) fn has_new_flows() -> bool {
+    FLOW_HASH.get(0).is_some_and(|hash| is_used(hash, used::EMBRYONIC))
+}
+
+/// Notes that a table gets a flow: before it does, so that whoever finds the flow gone from one table looks in the other.
+#[inline(always)]
+pub(crate) fn use_table(table: u32) {
+    let Some(hash) = FLOW_HASH.get_ptr_mut(0) else { return };
+    // SAFETY: a word of an array value, valid while the program runs.
+    unsafe {
+        if (&raw const (*hash).used).read_volatile() & table == 0 {
+            set(&raw mut (*hash).used, table);
+        }
+    }
+}
+
 /// The slot of a key's flow.
 #[inline(always)]
 fn locate<M: OnceVerified>(key: &Key<M>) -> Option<*mut Slot<M>> {
     let hash = FLOW_HASH.get(0)?;
+    if !is_used(hash, used::PROTECTED) {
+        return None;
+    }
     let home = hash.home(key);
     let slot = M::flows().get_ptr_mut(home)?;
     let here = read::<M>(slot);
@@ -188,6 +216,7 @@ fn claim<M: Maps>(home: u32, mask: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn enter<M: OnceVerified>(key: &Key<M>, flow: &Flow<M::Address>) -> Result<(), NotInserted> {
     let Some(hash) = FLOW_HASH.get(0) else { return Err(NotInserted::Refused) };
+    use_table(used::PROTECTED);
     // One whose key has just been removed, but is still in its slot, is waited for.
     if locate::<M>(key).is_some() {
         return Err(NotInserted::Taken);

@@ -15,6 +15,7 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::{
         AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, Ticks,
+        used,
     },
     address::Address,
     answer::About,
@@ -220,11 +221,15 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
 
     #[inline(always)]
     fn embryonic(&self, key: &FlowKey<M::Address>) -> Option<Self::Entry> {
+        if !protected::has_new_flows() {
+            return None;
+        }
         NonNull::new(M::embryonic().get_ptr_mut(key)?).map(Entry)
     }
 
     #[inline(always)]
     fn insert_embryonic(&self, key: &FlowKey<M::Address>, flow: &Flow<M::Address>) -> Result<(), NotInserted> {
+        protected::use_table(used::EMBRYONIC);
         inserted(M::embryonic().insert(key, flow, BPF_NOEXIST.into()))
     }
 

@@ -22,10 +22,19 @@ pub struct FlowHash {
     pub seeds: [u64; 10],
     /// Slots in the table, a power of two, less one.
     pub mask: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bits of [`used`]: which tables have had a flow. Until then nothing is looked for in them.
+    pub used: u32,
 }
 layout!(FlowHash, 88, [[u64; 10], u32, u32]);
+
+/// Bits of [`FlowHash::used`], of either address family. Where rules keep no flows, a packet from one of many clients need not
+/// wait for memory to learn that.
+pub mod used {
+    /// The table of protected flows.
+    pub const PROTECTED: u32 = 1;
+    /// The table of new flows.
+    pub const EMBRYONIC: u32 = 1 << 1;
+}
 
 /// What an entry of the flow table needs of an address family.
 pub trait Slotted: Copy {

@@ -19,7 +19,7 @@ mod settings;
 pub use counters::{INTERFACE_SLOTS, InterfaceCounters, RuleCounters, Traffic};
 pub use endpoint::{AllowKey, Endpoint, RangeKey, RuleRef, Side};
 pub use flow::{Direction, Flow, FlowKey, Rewrite, flow_flags};
-pub use flow_table::{FlowHash, FlowSlot, Place, REACH, Slotted, Tag, WENT_ON, near};
+pub use flow_table::{FlowHash, FlowSlot, Place, REACH, Slotted, Tag, WENT_ON, near, used};
 pub use fragment::{Datagram, DatagramKey, Fate};
 pub use next_hop::{NextHop, NextHopState, next_hop_flags};
 pub use rule::{Rule, rule_flags};

@@ -147,7 +147,7 @@ pub fn seed_flow_tables(bpf: &mut Ebpf, flows: u32) -> Result<()> {
             .context("cannot read random numbers from /dev/urandom")?;
         *seed = u64::from_ne_bytes(bytes);
     }
-    let hash = FlowHash { seeds, mask: FlowHash::slots(flows.saturating_mul(2)) - 1, reserved: 0 };
+    let hash = FlowHash { seeds, mask: FlowHash::slots(flows.saturating_mul(2)) - 1, used: 0 };
     let map = bpf.map_mut("FLOW_HASH").context("the BPF object has no map FLOW_HASH")?;
     let mut map: Array<&mut MapData, Bits<FlowHash>> = map.try_into().context("map FLOW_HASH is no array")?;
     map.set(0, Bits(hash), 0).context("cannot write map FLOW_HASH")

@@ -53,7 +53,7 @@ fn without_place<A: Slotted>(hash: &FlowHash, count: u32, key: fn(u32) -> FlowKe
 fn a_full_table_has_a_place_for_all() {
     const ENTRIES: u32 = 1 << 17;
     for from in 0..2 {
-        let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, reserved: 0 };
+        let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0 };
         assert_eq!(hash.mask + 1, 2 * ENTRIES);
         let (v4, v6) = (without_place(&hash, ENTRIES, key4), without_place(&hash, ENTRIES, key6));
         assert_eq!((v4, v6), (0, 0), "without a place");
@@ -62,7 +62,7 @@ fn a_full_table_has_a_place_for_all() {
 
 #[test]
 fn every_part_of_the_key_counts() {
-    let hash = FlowHash { seeds: seeds(7), mask: u32::MAX, reserved: 0 };
+    let hash = FlowHash { seeds: seeds(7), mask: u32::MAX, used: 0 };
     let key = key6(1);
     let [s, d] = [0, 1].map(|which| {
         [0, 1, 2, 3].map(|word| {
