@@ -207,10 +207,12 @@ impl Packet {
         if self.pieces.is_empty() {
             return vec![self.ip_packet(protocol, payload, None)];
         }
+        // Marks come again within the lifetime of fragments. IPv6 has room for what they hold, too.
+        let half = payload.last_chunk().map_or(0, |last| u16::from_be_bytes(*last));
         let part = |piece: &Piece| {
             let end = piece.end.min(payload.len());
             let bytes = payload[piece.start.min(end)..end].to_vec();
-            self.ip_packet(protocol, bytes, Some((piece.start as u16, piece.more)))
+            self.ip_packet(protocol, bytes, Some((piece.start as u16, piece.more, half)))
         };
         self.pieces.iter().map(part).collect()
     }
@@ -252,12 +254,12 @@ impl Packet {
         transport_checksum(self.src, self.dst, self.body.protocol(self.v6()), &self.body.bytes(self.v6()).0)
     }
 
-    fn ip_packet(&self, protocol: u8, payload: Vec<u8>, fragment: Option<(u16, bool)>) -> Vec<u8> {
+    fn ip_packet(&self, protocol: u8, payload: Vec<u8>, fragment: Option<(u16, bool, u16)>) -> Vec<u8> {
         let mut ip = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let header = 20 + self.options.len();
                 let mut flags = u16::from(self.df) << 14;
-                if let Some((offset, more)) = fragment {
+                if let Some((offset, more, _)) = fragment {
                     flags |= (offset / 8) | (u16::from(more) << 13);
                 }
                 let mut ip = vec![0x40 | (header / 4) as u8, self.traffic_class];
@@ -272,10 +274,10 @@ impl Packet {
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let mut headers: Vec<(u8, Vec<u8>)> = self.extensions.clone();
-                if let Some((offset, more)) = fragment {
-                    let [high, low] = self.mark.to_be_bytes();
+                if let Some((offset, more, half)) = fragment {
+                    let ([first, second], [high, low]) = (half.to_be_bytes(), self.mark.to_be_bytes());
                     let [o0, o1] = (offset | u16::from(more)).to_be_bytes();
-                    headers.push((FRAGMENT_HEADER, vec![o0, o1, 0x4d, 0x4b, high, low]));
+                    headers.push((FRAGMENT_HEADER, vec![o0, o1, first, second, high, low]));
                 }
                 let length: usize = headers.iter().map(|(_, body)| body.len() + 2).sum::<usize>() + payload.len();
                 let class = u32::from(self.traffic_class) << 20;
