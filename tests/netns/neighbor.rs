@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use forwarder_lab::{
-    EchoStream, Family, Host, Lab, Ping, Shape, TcpServer, Topology, Transfer, Tun, TunKind, TunPump, patience,
+    EchoStream, Family, Host, Lab, LinkOptions, Ping, Shape, TcpServer, Topology, Transfer, Tun, TunKind, TunPump,
+    patience,
 };
 
 use crate::forwarder::Forwarder;
@@ -295,8 +296,8 @@ fn the_example() {
         let lab = Lab::new("nbexample").unwrap();
         let [client, forwarder, home] = ["client", "forwarder", "home"].map(|name| lab.host(name).unwrap());
         let box_at_home = lab.host("box").unwrap();
-        lab.link(&client, "eth0", &forwarder, "eth0", Default::default()).unwrap();
-        lab.link(&box_at_home, "lan", &home, "eth0", Default::default()).unwrap();
+        lab.link(&client, "eth0", &forwarder, "eth0", LinkOptions::default()).unwrap();
+        lab.link(&box_at_home, "lan", &home, "eth0", LinkOptions::default()).unwrap();
         let tap = |host| Tun::create(host, "tap0", TunKind::Tap).unwrap();
         let _tunnel = TunPump::between(tap(&forwarder), tap(&box_at_home)).unwrap();
         box_at_home.ip("link add br0 type bridge").unwrap();
@@ -347,7 +348,7 @@ fn behind_a_line_without_neighbours() {
     for setting in SETTINGS {
         let lab = Lab::new("nbtun").unwrap();
         let [client, forwarder, home] = ["client", "forwarder", "home"].map(|name| lab.host(name).unwrap());
-        lab.link(&client, "eth0", &forwarder, "eth0", Default::default()).unwrap();
+        lab.link(&client, "eth0", &forwarder, "eth0", LinkOptions::default()).unwrap();
         let tun = |host, name| Tun::create(host, name, TunKind::Tun).unwrap();
         let _tunnel = TunPump::between(tun(&forwarder, "eth1"), tun(&home, "eth0")).unwrap();
         for (host, interface, addresses) in [
