@@ -60,6 +60,7 @@ pub(crate) struct Traffic {
 pub(crate) struct InterfaceStats {
     pub(crate) xdp: BTreeMap<String, u64>,
     pub(crate) tc: BTreeMap<String, u64>,
+    pub(crate) egress: BTreeMap<String, u64>,
 }
 
 /// `forwarder list --format json`.
@@ -210,6 +211,11 @@ impl Stats {
     pub(crate) fn outcome(&self, name: &str) -> u64 {
         let hooks = self.interfaces.iter().flat_map(|interface| [&interface.xdp, &interface.tc]);
         hooks.map(|outcomes| outcomes.get(name).copied().unwrap_or_default()).sum()
+    }
+
+    /// How often this outcome happened to packets of the machine's own, on all interfaces.
+    pub(crate) fn egress(&self, name: &str) -> u64 {
+        self.interfaces.iter().filter_map(|interface| interface.egress.get(name)).sum()
     }
 
     /// Every reason for which packets were dropped, their senders told or not.

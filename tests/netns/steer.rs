@@ -7,12 +7,16 @@
 //!            └── eth1 ─ rb ─ eth1 ┘
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+mod line;
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use forwarder_lab::{
     EchoStream, Family, Host, Lab, LinkOptions, Offloads, Ping, Shape, TcpServer, Topology, Transfer, UdpEcho,
     UdpSocketIn,
 };
+
+use socket2::SockRef;
 
 use crate::config::{rule, source};
 use crate::forwarder::Forwarder;
@@ -296,6 +300,30 @@ fn what_is_connected_is_not_steered(mode: Mode) {
         let _server = TcpServer::start(&test.net.forwarder, end).unwrap();
         let moved = Transfer::to(end).upload(SIZE).download(SIZE).run(&test.net.home).unwrap();
         assert_eq!(moved.seen_as.ip(), test.net.home_address(family));
+        assert_eq!(test.steered(), (0, 0));
+        // Nor what is for everybody on a link.
+        let everybody = match family {
+            Family::V4 => vec!["224.1.1.1", "255.255.255.255", "203.0.113.255", "169.254.1.1"],
+            Family::V6 => vec!["ff05::1", "fe80::99"],
+        };
+        let from = SocketAddr::new(on(1, family, 7), 0);
+        let index = test.net.forwarder.ifindex("eth0").unwrap();
+        test.net
+            .forwarder
+            .enter(|| {
+                for to in &everybody {
+                    // Bound to an interface that routing alone would take.
+                    let socket = UdpSocket::bind(from).unwrap();
+                    SockRef::from(&socket).bind_device(Some(b"eth0")).unwrap();
+                    socket.set_broadcast(true).unwrap();
+                    let to = match to.parse().unwrap() {
+                        IpAddr::V4(to) => SocketAddr::new(to.into(), 68),
+                        IpAddr::V6(to) => SocketAddrV6::new(to, 546, 0, index).into(),
+                    };
+                    socket.send_to(b"everybody", to).unwrap_or_else(|error| panic!("{to}: {error}"));
+                }
+            })
+            .unwrap();
         assert_eq!(test.steered(), (0, 0));
         // The router of the line, which is in its network.
         Ping::to(on(1, family, 1)).identifier(5).count(1).payload(56).run(&test.net.forwarder).unwrap();

@@ -1,5 +1,7 @@
 //! What a rule would take from this machine itself: the SSH connection one sits in, and its own services.
 
+pub mod lines;
+
 use std::{
     collections::BTreeMap,
     fs,

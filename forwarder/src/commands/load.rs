@@ -100,7 +100,7 @@ pub async fn load(pins: &Path, options: &Load, followed: bool, out: &mut dyn Wri
         }
     };
     undo.keep();
-    report(out, &state, &compiled, memory)?;
+    report(out, &state, &compiled, &machine, memory)?;
     out.flush()?;
     interrupts.thread_unblock().context("cannot allow interrupts again")
 }
@@ -329,7 +329,7 @@ impl Loading<'_> {
     }
 }
 
-fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) -> Result<()> {
+fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, machine: &Machine, memory: u64) -> Result<()> {
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     writeln!(
         out,
@@ -377,7 +377,9 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, memory: u64) 
     if state.names().next().is_none() {
         writeln!(out, "There are no rules yet, so nothing is forwarded; try: forwarder add --help")?;
     }
-    for sentence in guard::shadowed_services(compiled, &sockets::listeners()) {
+    let served = state.interfaces.iter().map(|one| one.index).collect();
+    let obstacles = guard::lines::obstacles(compiled, machine, &served);
+    for sentence in guard::shadowed_services(compiled, &sockets::listeners()).into_iter().chain(obstacles) {
         writeln!(out, "Warning: {sentence}")?;
     }
     writeln!(

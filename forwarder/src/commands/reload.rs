@@ -75,7 +75,11 @@ pub async fn reload(instance: &mut Instance, options: &Reload) -> Result<Reloade
     instance.state.config_path = Some(path);
     let applied = apply(instance, config, &compiled, &machine)?;
     let services = guard::shadowed_services(&compiled, &sockets::listeners());
-    warnings.extend(differences.into_iter().chain(services).map(|sentence| format!("warning: {sentence}")));
+    let served = instance.state.interfaces.iter().map(|one| one.index).collect();
+    let obstacles = guard::lines::obstacles(&compiled, &machine, &served);
+    warnings.extend(
+        differences.into_iter().chain(services).chain(obstacles).map(|sentence| format!("warning: {sentence}")),
+    );
     Ok(Reloaded { applied, warnings })
 }
 

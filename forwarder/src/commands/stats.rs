@@ -21,8 +21,10 @@ mod prometheus;
 
 /// Everything that is counted, with the names it is shown by.
 pub struct Snapshot {
-    /// Name and counters of each rule, in the order of the configuration.
+    /// Name and counters of each rule, in the order of the configuration; the lines last.
     pub rules: Vec<(String, RuleCounters)>,
+    /// How many of them are lines: theirs are packets that leave by them, forwarded ones and the machine's own.
+    pub lines: usize,
     /// Each interface.
     pub interfaces: Vec<InterfaceSnapshot>,
     /// Each line that has a name.
@@ -64,7 +66,7 @@ fn read(instance: &Instance) -> Result<Snapshot> {
         let counters = counters.interface(one.slot)?;
         interfaces.push(InterfaceSnapshot { name: one.name.clone(), mode: one.mode, counters });
     }
-    Ok(Snapshot { rules, interfaces, uplinks: state.uplinks.clone() })
+    Ok(Snapshot { rules, lines: state.steers.len(), interfaces, uplinks: state.uplinks.clone() })
 }
 
 fn to_json(snapshot: &Snapshot) -> Value {
@@ -96,6 +98,7 @@ fn to_json(snapshot: &Snapshot) -> Value {
                 "mode": one.mode,
                 "xdp": outcomes(&one.counters.xdp),
                 "tc": outcomes(&one.counters.tc),
+                "egress": outcomes(&one.counters.egress),
             })
         })
         .collect();
@@ -110,12 +113,14 @@ fn to_json(snapshot: &Snapshot) -> Value {
 fn to_table(snapshot: &Snapshot) -> String {
     let mut rules =
         table::table(["RULE", "DIRECTION", "PACKETS", "BYTES", "FLOWS", "DENIED", "UNPROTECTED", "PORT CLASHES"]);
-    for (name, counters) in &snapshot.rules {
+    let first_line = snapshot.rules.len().saturating_sub(snapshot.lines);
+    for (index, (name, counters)) in snapshot.rules.iter().enumerate() {
+        let [forward, reply] = if index < first_line { ["to backend", "to client"] } else { ["forwarded", "our own"] };
         let traffic = |traffic: Traffic| (traffic.packets.to_string(), table::bytes(traffic.bytes));
         let ((packets, bytes), (reply_packets, reply_bytes)) = (traffic(counters.forward), traffic(counters.reply));
         rules.add_row([
             name.clone(),
-            "to backend".to_owned(),
+            forward.to_owned(),
             packets,
             bytes,
             counters.flows.to_string(),
@@ -123,12 +128,13 @@ fn to_table(snapshot: &Snapshot) -> String {
             counters.unprotected.to_string(),
             counters.port_clashes.to_string(),
         ]);
-        rules.add_row([String::new(), "to client".to_owned(), reply_packets, reply_bytes]);
+        rules.add_row([String::new(), reply.to_owned(), reply_packets, reply_bytes]);
     }
     let mut interfaces = table::table(["INTERFACE", "HOOK", "WHAT BECAME OF A PACKET", "PACKETS"]);
     for one in &snapshot.interfaces {
         let mut name = one.name.as_str();
-        for (hook, counts) in [("XDP", &one.counters.xdp), ("TC", &one.counters.tc)] {
+        for (hook, counts) in [("XDP", &one.counters.xdp), ("TC", &one.counters.tc), ("own, TC", &one.counters.egress)]
+        {
             let mut hook = hook;
             let counted = Outcome::ALL.iter().zip(counts.iter()).filter(|(_, count)| **count > 0);
             for (outcome, count) in counted {

@@ -152,7 +152,7 @@ async fn interface(
             let pairs = Outcome::ALL.iter().zip(counts);
             pairs.filter(|(outcome, _)| outcome.kind() == kind).map(|(_, count)| *count).sum()
         };
-        of(&all.xdp) + of(&all.tc)
+        of(&all.xdp) + of(&all.tc) + of(&all.egress)
     };
     let mut status = InterfaceStatus {
         name: attached.name.clone(),

@@ -33,8 +33,19 @@ pub struct Machine {
     pub ways: BTreeMap<IpAddr, u32>,
     /// The names of the sysctls for forwarding that are off, as `sysctl` shows them.
     pub forwarding_off: BTreeSet<String>,
+    /// What the kernel does with packets that it is to steer; none where that was not looked at.
+    pub kernel: Option<Kernel>,
     /// Whether `forwarder run` follows its changes: what rules name and is not there yet is waited for.
     pub followed: bool,
+}
+
+/// What the kernel does before and after programs see a packet, as far as it stands in the way of a steer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// The interfaces of the default routes of the main table, IPv4 and IPv6.
+    pub default_by: [BTreeSet<u32>; 2],
+    /// The interfaces with strict reverse-path filtering (`rp_filter` 1, of the interface or of all).
+    pub strict: BTreeSet<u32>,
 }
 
 /// A network interface.

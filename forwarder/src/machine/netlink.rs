@@ -18,13 +18,13 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
         rule::{RuleAttribute, RuleMessage},
         tc::{TcAttribute, TcHandle},
     },
 };
 
-use super::{Interface, Machine, sysctl};
+use super::{Interface, Kernel, Machine, sysctl};
 
 /// An interface as far as attaching to it is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +122,14 @@ impl Netlink {
             source_rules: self.has_source_rules().await?,
             sources,
             down: BTreeMap::new(),
+            kernel: Some(Kernel {
+                default_by: [self.default_by(false).await?, self.default_by(true).await?],
+                strict: links
+                    .iter()
+                    .filter(|link| is_strict(&link.interface.name))
+                    .map(|link| link.interface.index)
+                    .collect(),
+            }),
             followed: false,
         };
         Ok((machine, links))
@@ -142,6 +150,22 @@ impl Netlink {
             }
         }
         Ok(false)
+    }
+
+    /// The interfaces of the default routes of a family in the main table.
+    async fn default_by(&self, v6: bool) -> Result<BTreeSet<u32>> {
+        let request = if v6 {
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
+        } else {
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build()
+        };
+        let routes: Result<Vec<RouteMessage>, _> = self.handle.route().get(request).execute().try_collect().await;
+        match routes {
+            Ok(routes) => Ok(routes.iter().filter(|route| is_default(route)).flat_map(ways).collect()),
+            // A kernel without IPv6 has no routes to list.
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(BTreeSet::new()),
+            Err(error) => Err(error).context("cannot list the routes over netlink"),
+        }
     }
 
     /// The source address the kernel would choose towards `destination`, and the interface it would send by; none without
@@ -366,6 +390,35 @@ pub(crate) fn for_special_use(attributes: &[AddressAttribute]) -> (bool, bool, b
         any(AddressFlags::Deprecated),
         any(AddressFlags::Secondary),
     )
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    let header = &route.header;
+    header.destination_prefix_length == 0
+        && header.kind == RouteType::Unicast
+        && header.table == RouteHeader::RT_TABLE_MAIN
+}
+
+/// The interfaces that a route leads to: one, or several by turns.
+fn ways(route: &RouteMessage) -> Vec<u32> {
+    let mut ways = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ways.push(*index),
+            RouteAttribute::MultiPath(hops) => ways.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => {}
+        }
+    }
+    ways
+}
+
+/// Whether reverse-path filtering is strict there: the larger of the two settings counts.
+fn is_strict(interface: &str) -> bool {
+    let setting = |name: &str| -> u8 {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    setting("all").max(setting(interface)) == 1
 }
 
 fn looks_at_source(rule: &RuleMessage) -> bool {

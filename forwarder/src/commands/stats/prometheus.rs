@@ -54,7 +54,9 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
     let name = "forwarder_packets_total";
     heading(&mut text, name, "What became of the packets at each hook; every packet counts once at each.");
     for interface in &snapshot.interfaces {
-        for (hook, counts) in [("xdp", &interface.counters.xdp), ("tc", &interface.counters.tc)] {
+        for (hook, counts) in
+            [("xdp", &interface.counters.xdp), ("tc", &interface.counters.tc), ("egress", &interface.counters.egress)]
+        {
             for (outcome, count) in Outcome::ALL.iter().zip(counts.iter()) {
                 let labels = format!(
                     "interface=\"{}\",hook=\"{hook}\",verdict=\"{}\",outcome=\"{}\"",
@@ -148,6 +150,7 @@ mod tests {
         xdp[Outcome::Forwarded as usize] = 5;
         Snapshot {
             rules: vec![("web".to_owned(), counters)],
+            lines: 0,
             uplinks: vec![uplink("fibre", true, 0), uplink("dsl", false, 3)],
             interfaces: vec![InterfaceSnapshot {
                 name: "eth\"0\\".to_owned(),
@@ -172,7 +175,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
         }
-        assert_eq!(text.lines().filter(|line| line.starts_with("forwarder_packets_total")).count(), 2 * Outcome::COUNT);
+        assert_eq!(text.lines().filter(|line| line.starts_with("forwarder_packets_total")).count(), 3 * Outcome::COUNT);
     }
 
     #[test]
