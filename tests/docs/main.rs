@@ -74,6 +74,7 @@ fn every_difference_is_explained() {
         .lines()
         .skip_while(|line| !line.starts_with("|---"))
         .skip(1)
+        .take_while(|line| line.starts_with("| "))
         .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
         .collect();
     let code = fs::read_to_string(root().join("tests/oracle/differences.rs")).unwrap();
