@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use forwarder_common::abi::Settings;
 use forwarder_common::verdict::{Kind, Outcome};
 use forwarder_lab::Family;
 
@@ -87,13 +88,17 @@ fn reload(world: &mut World, template: &str) -> (Answers, Answers) {
     let before = ask(world);
     let (mut now, mut flips) = (before.clone(), 0);
     for operation in &plan.operations {
-        let generation = world.tables.settings().unwrap().generation;
+        let Settings { generation, epoch, .. } = world.tables.settings().unwrap();
         world.tables.execute(std::slice::from_ref(operation)).unwrap();
+        let settings = world.tables.settings().unwrap();
+        if settings.epoch != epoch {
+            // The kernel is asked for every way anew, since lines may be others.
+            warm_up(world);
+        }
         let answers = ask(world);
         if answers != now {
             let changed: Vec<_> = now.iter().zip(&answers).filter(|(old, new)| old != new).collect();
-            let switched = world.tables.settings().unwrap().generation;
-            assert_eq!(switched, generation + 1, "{operation:?} changes {changed:?}");
+            assert_eq!(settings.generation, generation + 1, "{operation:?} changes {changed:?}");
             flips += 1;
             now = answers;
         }
