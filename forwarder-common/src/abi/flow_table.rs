@@ -80,13 +80,17 @@ impl FlowHash {
     /// The slot that a flow stands in if it can.
     ///
     /// Pair-multiply-shift (M. Thorup, "High speed hashing for integers and strings", section 4): strongly universal in
-    /// its upper half, so flows chosen without knowing the seeds meet no more often than by chance.
+    /// its upper half, so two flows chosen without knowing the seeds meet no more often than by chance. But many whose
+    /// ports come one after the other get sums that do so too, at steps which some seeds make nearly whole turns of: they
+    /// would crowd at a few slots. So the sum is mixed once more.
     #[inline(always)]
     pub fn home<A: Slotted>(&self, key: &FlowKey<A>) -> u32 {
         let [a, b, ..] = self.seeds;
         let ports = u32::from(key.src_port) | u32::from(key.dst_port) << 16;
         let sum = pair(ports, key.protocol, (a, b)).wrapping_add(A::hash_ends(&self.seeds, key.src, key.dst));
-        (sum >> 32) as u32 & self.mask
+        // A step of splitmix64 (G. Steele, D. Lea, C. Flood, 2014).
+        let mixed = (sum ^ (sum >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed >> 32) as u32 & self.mask
     }
 
     /// Where a flow stands if all slots that its home reaches are taken.

@@ -26,9 +26,10 @@ impl Oracle {
         }
         let at = view.src_port_at();
         let Some(found) = view.port(frame, at) else { return };
-        let is_translated = by == End::Client && view.src == flow.seen && view.dst == flow.listen.to;
-        if flow.chooses_port[lab] && found != flow.client_port && (is_translated || flow.is_bound_to(lab, Some(found)))
-        {
+        let is_translated = view.src == flow.seen && view.dst == flow.listen.to;
+        // In a hairpin the server's own packets come by here too, from a port that may happen to be the same.
+        let is_chosen = by == End::Client && (is_translated || flow.is_bound_to(lab, Some(found)));
+        if flow.chooses_port[lab] && found != flow.client_port && is_chosen {
             view.replace(frame, at, &port, false, None);
         }
     }

@@ -56,8 +56,24 @@ fn a_full_table_has_a_place_for_all() {
         let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0 };
         assert_eq!(hash.mask + 1, 2 * ENTRIES);
         let (v4, v6) = (without_place(&hash, ENTRIES, key4), without_place(&hash, ENTRIES, key6));
-        assert_eq!((v4, v6), (0, 0), "without a place");
+        assert!(v4 <= 1 && v6 <= 1, "{v4} and {v6} without a place");
     }
+}
+
+/// Whatever the seeds: flows of one client, whose ports come one after the other, do not crowd together. By chance one
+/// flow in some hundred thousand finds no place in a table that is full to its limit.
+#[test]
+fn no_seeds_are_bad() {
+    const ENTRIES: u32 = 2048;
+    const SEEDS: u64 = 3000;
+    let without: Vec<u32> = (0..SEEDS)
+        .map(|from| {
+            let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0 };
+            without_place(&hash, ENTRIES, key4) + without_place(&hash, ENTRIES, key6)
+        })
+        .collect();
+    assert!(without.iter().all(|count| *count <= 2), "of {ENTRIES}, without a place: {without:?}");
+    assert!(without.iter().sum::<u32>() <= 40, "of {}: {without:?}", 2 * u64::from(ENTRIES) * SEEDS);
 }
 
 #[test]
