@@ -270,7 +270,11 @@ fn quote<A>(packet: &mut impl Quotable, network: usize, parsed: &Parsed<A>, quot
 #[inline(always)]
 fn cut<A>(packet: &mut impl Quotable, network: usize, parsed: &Parsed<A>, length: usize) -> Option<Delta> {
     let unfinished = packet.is_unfinished(network)?;
-    packet.shorten(network + length)?;
+    // The kernel cuts nothing off in front of where it takes the transport header to be, and looking for that it looks into
+    // tunnels, and there takes a trailer for a packet. What is quoted whole can keep its trailer.
+    if packet.shorten(network + length).is_none() && (unfinished || length < parsed.length as usize) {
+        return None;
+    }
     if !unfinished {
         return packet.sum(network, length);
     }

@@ -281,11 +281,20 @@ fn what_cannot_be_answered_stays_dropped<F: TestFamily + Answering>() {
         assert!(verdict.outcome.kind() != Kind::Drop || verdict.hop == Hop::NONE);
     };
     // Each step on the packet may fail.
+    let world = World::<F>::with_rule(Source::Preserved);
     for step in 0..3 {
-        let world = World::<F>::with_rule(Source::Preserved);
-        let packet = Buffer { fails: Some(step), ..buffer(&last(Body::Udp)) };
+        let long = last(Body::Udp).with(|p| p.payload = vec![7; F::LONGEST]);
+        let packet = Buffer { fails: Some(step), ..buffer(&long) };
         dropped(&world, packet, Outcome::DropTtl);
     }
+    // What is quoted whole can keep what is behind it.
+    let short = last(Body::Udp).with(|p| p.trailer = vec![9; 20]);
+    let cut = run(&world, buffer(&short)).1.bytes;
+    let (verdict, whole) = run(&world, Buffer { fails: Some(1), ..buffer(&short) });
+    assert_eq!(verdict.outcome, Outcome::AnsweredTtl);
+    assert_eq!(whole.bytes, [cut, vec![9; 20]].concat());
+    let unfinished = Some((NETWORK + F::HEADER, NETWORK + F::HEADER + 6));
+    dropped(&world, Buffer { fails: Some(1), unfinished, ..buffer(&short) }, Outcome::DropTtl);
     // No way back, or one too narrow to say anything.
     for hop in [
         Hop { state: State::Local, ..HOP },
