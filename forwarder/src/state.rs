@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bpf::attach::TcAttachment,
     config::{Config, Mode},
+    machine::netlink::FallbackRoute,
 };
 pub use file::{DaemonLock, Lock, StateFile, write_atomically};
 pub use uplinks::UplinkState;
@@ -65,6 +66,9 @@ pub struct State {
     /// The interfaces that were made to receive all multicast, for `[[neighbor]]`.
     #[serde(default)]
     pub all_multicast: BTreeSet<String>,
+    /// The default routes that were added for what is to be steered.
+    #[serde(default)]
+    pub fallback_routes: BTreeSet<FallbackRoute>,
     /// The network namespace it works in: the device and inode of its file.
     pub network_namespace: (u64, u64),
     /// Whether `load` mounted the BPF file system.
@@ -256,6 +260,7 @@ impl State {
             counters: BTreeMap::new(),
             sysctls: Vec::new(),
             all_multicast: BTreeSet::new(),
+            fallback_routes: BTreeSet::new(),
             network_namespace: network_namespace()?,
             mounted_bpffs: false,
             addresses: BTreeSet::new(),

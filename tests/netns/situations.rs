@@ -9,7 +9,7 @@ mod vps_with_two_addresses;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forwarder_lab::{Host, Shape, TcpServer, Transfer};
@@ -37,9 +37,14 @@ use in_both_modes;
 
 const SIZE: u64 = 1_000_000;
 
+/// A file of `examples/`.
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
 /// Loads a file of `examples/` as it is, for the interfaces that it names.
-fn load(forwarder: &mut Forwarder, mode: Mode, example: &str) {
-    forwarder.config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
+fn load(forwarder: &mut Forwarder, mode: Mode, name: &str) {
+    forwarder.config = example(name);
     let mode = Setting { mode, shape: Shape::TwoArmed };
     forwarder.succeed(&forwarder.load_arguments(mode));
 }

@@ -7,6 +7,7 @@
 //!            └── eth1 ─ rb ─ eth1 ┘
 //! ```
 
+mod default_route;
 mod line;
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};

@@ -175,7 +175,8 @@ fn refuse_unserved_ways_out(compiled: &Compiled, links: &[(u32, Link)]) -> Resul
         }
     }
     for steer in &compiled.steers {
-        if let Some(line) = steer.lines.iter().find(|line| !served(line.interface)) {
+        // One that is down, or not there yet, is interface 0.
+        if let Some(line) = steer.lines.iter().find(|line| line.interface != 0 && !served(line.interface)) {
             return Err(invalid(format!(
                 "steer \"{}\" leads to {}, which is not served, so what came in by it could not go back by it; add it: \
                  --iface {}, or `interfaces` in the configuration",

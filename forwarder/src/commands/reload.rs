@@ -15,7 +15,7 @@ use crate::{
     config::{Compiled, Config, Family, FamilyTables, LogLevel, Mode},
     machine::{Machine, netlink::Netlink, sockets},
     reconcile::{self, Changes},
-    serve::{egress, groups},
+    serve::{egress, fallback_route, groups},
     state::{State, StateFile, uplinks},
 };
 
@@ -136,6 +136,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     }
     if !steers {
         egress::detach_all(&instance.pins, &mut instance.state)?;
+        fallback_route::remove(&mut instance.state.fallback_routes)?;
     }
     let removed: Vec<u32> = plan.changes.removed.iter().map(|(_, counter)| *counter).collect();
     let ended =

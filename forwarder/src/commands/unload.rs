@@ -16,7 +16,7 @@ use crate::{
     },
     cli::Unload,
     machine::{ethtool, netlink, sysctl},
-    serve::egress,
+    serve::{egress, fallback_route},
     state::{AttachedInterface, State, StateFile},
 };
 
@@ -98,6 +98,7 @@ fn restore(state: &State, failures: &mut Vec<Error>) {
     for name in &state.all_multicast {
         failures.extend(netlink::set_all_multicast(name, false).err());
     }
+    failures.extend(fallback_route::remove(&mut state.fallback_routes.clone()).err());
     if state.sysctls.is_empty() {
         return;
     }

@@ -52,6 +52,8 @@ pub struct Compiled {
     pub masquerades: Vec<MasqueradeSummary>,
     /// The steers, in the order of the configuration.
     pub steers: Vec<SteerSummary>,
+    /// Whether the daemon adds a default route where what is to be steered needs one.
+    pub fallback_route: bool,
     /// The neighbours answered for, in the order of the configuration.
     pub neighbors: Vec<NeighborSummary>,
     /// Everything that was noticed short of errors, reading included.
@@ -293,7 +295,8 @@ pub(super) fn compile(config: &Config, machine: &Machine, decisions: Vec<Decisio
     let sizes = sizes(config.limits, &v4, &v6);
     let settings = settings::part(config, machine, &v4, &v6);
     let warnings = config.warnings.clone();
-    Compiled { settings, sizes, v4, v6, rules, masquerades, steers, neighbors, warnings }
+    let fallback_route = config.fallback_route.unwrap_or(true);
+    Compiled { settings, sizes, v4, v6, rules, masquerades, steers, fallback_route, neighbors, warnings }
 }
 
 /// A listen on its way into the tables.

@@ -18,6 +18,7 @@ pub(super) struct File {
     pub(super) mode: Option<Placed<String>>,
     pub(super) log: Option<Placed<String>>,
     pub(super) mss_clamp: Option<Placed<Switch>>,
+    pub(super) fallback_route: Option<Placed<bool>>,
     pub(super) limits: Vec<(&'static str, Placed<i64>)>,
     pub(super) timeouts: Vec<(&'static str, Placed<String>)>,
     pub(super) forwards: Vec<FileForward>,

@@ -62,6 +62,10 @@ pub struct Config {
     /// What TCP's segment size is lowered to, by rules that do not say it themselves.
     #[serde(default)]
     pub mss_clamp: MssClamp,
+    /// Whether the daemon adds a default route where steered sources need one and there is none; none for the default, that it
+    /// does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback_route: Option<bool>,
     /// Sizes.
     pub limits: Limits,
     /// Lifetimes of flows.

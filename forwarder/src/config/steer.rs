@@ -1,5 +1,7 @@
 //! `[[steer]]`: packets with some source address leave by the line that the address belongs to.
 
+mod loops;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
@@ -151,7 +153,16 @@ fn is_other_line(
         report.error(name.place, what, "another uplink");
         return false;
     }
-    uplink::named(name, "fallback", label, uplinks, report).is_some()
+    let Some(fallback) = uplink::named(name, "fallback", label, uplinks, report) else { return false };
+    let same = |other: &&Uplink| {
+        other.name.value == line.value && other.interface == fallback.interface && other.gateway == fallback.gateway
+    };
+    if uplinks.iter().any(|other| same(&other)) {
+        let what = format!("{label}fallback \"{}\" is the same line as \"{}\"", name.value, line.value);
+        report.error(name.place, what, "an uplink by another interface or gateway");
+        return false;
+    }
+    true
 }
 
 fn prefixes(list: &Placed<Vec<Placed<String>>>, label: &str, report: &mut Report) -> Vec<Placed<IpNet>> {
@@ -230,6 +241,7 @@ pub(super) fn resolve(config: &Config, machine: &Machine, report: &mut Report) -
             report.warning(uplink.name.place, what, "`forwarder run` in place of `forwarder load`");
         }
     }
+    loops::check(config, machine, report);
     config.steers.iter().map(|steer| lines(steer, &config.uplinks, machine, report)).collect()
 }
 
@@ -260,12 +272,12 @@ fn candidates<'a>(steer: &'a Steer, uplinks: &'a [Uplink]) -> impl Iterator<Item
 fn lines(steer: &Steer, uplinks: &[Uplink], machine: &Machine, report: &mut Report) -> Vec<Line> {
     let label = steer.label();
     // All of them are checked, also those that are not needed now.
-    let usable: Vec<(Candidate<'_>, &Interface)> = candidates(steer, uplinks)
+    let usable: Vec<(Candidate<'_>, &Interface, Vec<IpAddr>)> = candidates(steer, uplinks)
         .filter_map(|candidate| {
             // What is wrong with an uplink has been said, once for all that use it.
             let report = if candidate.uplink.is_some() { &mut Report::default() } else { &mut *report };
-            let interface = usable(&candidate, &label, machine, report)?;
-            Some((candidate, interface))
+            let (interface, gateways) = usable(&candidate, &label, machine, report)?;
+            Some((candidate, interface, gateways))
         })
         .collect();
     if usable.is_empty() && !machine.followed {
@@ -274,27 +286,28 @@ fn lines(steer: &Steer, uplinks: &[Uplink], machine: &Machine, report: &mut Repo
     let works = |candidate: &Candidate<'_>| candidate.uplink.is_none_or(|uplink| uplink.trouble(machine).is_none());
     let line = |from: &Placed<IpNet>| {
         let v4 = from.addr().is_ipv4();
-        let gateway = |candidate: &Candidate<'_>| {
-            candidate.gateway.iter().find(|gateway| gateway.is_ipv4() == v4).map(|gateway| gateway.value)
-        };
+        let of_family = |gateways: &[IpAddr]| gateways.iter().find(|gateway| gateway.is_ipv4() == v4).copied();
         // A line without a router has no families; one with a router has those of its routers.
-        let leads = |candidate: &Candidate<'_>| candidate.gateway.is_empty() || gateway(candidate).is_some();
-        let in_use = usable.iter().find(|(candidate, _)| works(candidate) && leads(candidate));
+        let in_use = usable.iter().find(|(candidate, _, gateways)| {
+            works(candidate) && (candidate.gateway.is_empty() || of_family(gateways).is_some())
+        });
         let (interface, interface_name) = in_use
-            .map_or((0, steer.interface.value.clone()), |(_, interface)| (interface.index, interface.name.clone()));
-        let uplink = in_use.and_then(|(candidate, _)| Some(candidate.uplink?.name.value.clone()));
-        Line { from: from.value, interface, interface_name, gateway: in_use.and_then(|(one, _)| gateway(one)), uplink }
+            .map_or((0, steer.interface.value.clone()), |(_, interface, _)| (interface.index, interface.name.clone()));
+        let uplink = in_use.and_then(|(candidate, ..)| Some(candidate.uplink?.name.value.clone()));
+        let gateway = in_use.and_then(|(.., gateways)| of_family(gateways));
+        Line { from: from.value, interface, interface_name, gateway, uplink }
     };
     steer.from.iter().map(line).collect()
 }
 
-/// The interface of a line, if it can be one on this machine; reports what keeps it from that.
+/// The interface of a line and those of its routers that can be reached by it, if it can be one on this machine; reports what
+/// keeps it from that.
 fn usable<'m>(
     candidate: &Candidate<'_>,
     label: &str,
     machine: &'m Machine,
     report: &mut Report,
-) -> Option<&'m Interface> {
+) -> Option<(&'m Interface, Vec<IpAddr>)> {
     let interface = interfaces::named(candidate.interface, "interface", label, machine, report)?;
     if interface.name == "lo" {
         let what = format!("{label}interface \"lo\" leads nowhere");
@@ -307,8 +320,9 @@ fn usable<'m>(
         report.error(candidate.interface.place, what, hint);
         return None;
     }
-    let usable = candidate.gateway.iter().all(|gateway| check_gateway(label, gateway, interface, machine, report));
-    usable.then_some(interface)
+    let reached = |gateway: &&Placed<IpAddr>| check_gateway(label, gateway, interface, machine, &mut *report);
+    let gateways = candidate.gateway.iter().filter(reached).map(|gateway| gateway.value).collect();
+    Some((interface, gateways))
 }
 
 /// Whether a gateway is one: somebody else, on the line itself.
@@ -336,16 +350,13 @@ fn check_gateway(
             .map(|network| network.trunc().to_string())
             .collect();
         networks.dedup();
-        let hint = if networks.is_empty() {
-            format!("`ip address show dev {}`: it has no address of that family", interface.name)
+        let what = format!("{label}gateway \"{}\" is not in a network of {}", gateway.value, interface.name);
+        if networks.is_empty() {
+            let hint = format!("`ip address show dev {}`: it has no address of that family", interface.name);
+            report.missing(machine, gateway.place, what, hint);
         } else {
-            format!("an address in {}", networks.join(" or "))
-        };
-        report.error(
-            gateway.place,
-            format!("{label}gateway \"{}\" is not in a network of {}", gateway.value, interface.name),
-            hint,
-        );
+            report.error(gateway.place, what, format!("an address in {}", networks.join(" or ")));
+        }
     }
     on_link
 }

@@ -19,7 +19,7 @@ mod whole_files;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::machine::Interface;
+use crate::machine::{Interface, Kernel};
 
 /// A machine with a public interface, a tunnel and an interface that only has a link-local address.
 fn machine() -> Machine {
@@ -39,10 +39,12 @@ fn machine() -> Machine {
             interface(2, "eth0", &["203.0.113.7/24", "203.0.113.8/24", "2001:db8::7/64", "fe80::1/64"]),
             interface(3, "wg0", &["10.8.0.1/24"]),
             interface(4, "eth1", &["fe80::2/64"]),
+            Interface { has_link_header: false, ..interface(5, "tun0", &[]) },
         ],
         local_port_range: (32_768, 60_999),
         source_rules: false,
         sources: BTreeMap::new(),
+        kernel: Some(Kernel { default_by: [[2].into(), [2].into()], ..Kernel::default() }),
         ..Machine::default()
     }
 }

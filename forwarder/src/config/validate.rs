@@ -56,6 +56,7 @@ pub(super) fn file(file: &File, report: &mut Report) -> (Config, Vec<Part>) {
         mode: word::<Mode>(file.mode.as_ref(), "mode", Mode::WORDS, report),
         log: word::<LogLevel>(file.log.as_ref(), "log", LogLevel::WORDS, report),
         mss_clamp: file.mss_clamp.map(|typed| mss_clamp(typed, "", report).value).unwrap_or_default(),
+        fallback_route: file.fallback_route.map(|typed| typed.value),
         limits: limits(&file.limits, report),
         timeouts: timeouts(&file.timeouts, report),
         masquerades: file.masquerades.iter().filter_map(|typed| masquerade::read(typed, report)).collect(),

@@ -17,7 +17,7 @@ use crate::{
     bpf::{self, tables::Tables},
     cli::Reload,
     commands::{
-        Instance, describe_error,
+        Instance, describe_error, guard,
         load::mode_in_words,
         reload::{self, Applied},
     },
@@ -27,7 +27,7 @@ use crate::{
         netlink::{Link, Netlink},
     },
     reconcile::Changes,
-    serve,
+    serve::{self, fallback_route},
     state::{Lock, State, StateFile, WayOutState, uplinks::probed_down},
 };
 
@@ -132,7 +132,8 @@ impl Follower {
     async fn follow(&mut self, instance: &mut Instance) -> Result<BTreeSet<String>> {
         let mut troubles = BTreeSet::new();
         let backends = instance.state.config.backends();
-        let (machine, links) = Netlink::connect()?.machine(&backends).await?;
+        let netlink = Netlink::connect()?;
+        let (machine, links) = netlink.machine(&backends).await?;
         let machine = Machine { followed: true, down: self.probes.down().clone(), ..machine };
         self.probes.follow(plan::of(&instance.state.config, &machine));
         self.tell_absent(instance, &links);
@@ -147,6 +148,16 @@ impl Follower {
                 if let Some(changes) = describe_changes(&before, &instance.state, &applied) {
                     say(changes);
                 }
+                let added = instance.state.fallback_routes.clone();
+                match fallback_route::keep(&netlink, &compiled, &machine, &mut instance.state.fallback_routes).await {
+                    Ok(sentences) => sentences.iter().for_each(say),
+                    Err(error) => drop(troubles.insert(describe_error(&error))),
+                }
+                if instance.state.fallback_routes != added {
+                    instance.file.write(&instance.state)?;
+                }
+                let served = instance.state.interfaces.iter().map(|one| one.index).collect();
+                troubles.extend(guard::lines::obstacles(&compiled, &machine, &served));
             }
             Err(problems) => {
                 troubles.insert(format!(

@@ -14,6 +14,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use netlink::FallbackRoute;
+
 /// The interfaces, addresses and routes that rules depend on, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -44,6 +46,8 @@ pub struct Machine {
 pub struct Kernel {
     /// The interfaces of the default routes of the main table, IPv4 and IPv6.
     pub default_by: [BTreeSet<u32>; 2],
+    /// The default routes that `forwarder run` has added, which are not among those.
+    pub fallback_routes: BTreeSet<FallbackRoute>,
     /// The interfaces with strict reverse-path filtering (`rp_filter` 1, of the interface or of all).
     pub strict: BTreeSet<u32>,
 }

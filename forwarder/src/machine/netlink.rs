@@ -2,6 +2,8 @@
 //!
 //! Never from `/sys/class/net`: that shows the network namespace `/sys` was mounted in, not the one we are in.
 
+mod fallback;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -14,7 +16,7 @@ use ipnet::IpNet;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
@@ -25,6 +27,7 @@ use rtnetlink::{
 };
 
 use super::{Interface, Kernel, Machine, sysctl};
+pub use fallback::{FallbackRoute, remove_fallback_route};
 
 /// An interface as far as attaching to it is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,14 +125,7 @@ impl Netlink {
             source_rules: self.has_source_rules().await?,
             sources,
             down: BTreeMap::new(),
-            kernel: Some(Kernel {
-                default_by: [self.default_by(false).await?, self.default_by(true).await?],
-                strict: links
-                    .iter()
-                    .filter(|link| is_strict(&link.interface.name))
-                    .map(|link| link.interface.index)
-                    .collect(),
-            }),
+            kernel: Some(self.kernel(&links).await?),
             followed: false,
         };
         Ok((machine, links))
@@ -152,8 +148,8 @@ impl Netlink {
         Ok(false)
     }
 
-    /// The interfaces of the default routes of a family in the main table.
-    async fn default_by(&self, v6: bool) -> Result<BTreeSet<u32>> {
+    /// The default routes of a family in the main table.
+    async fn default_routes(&self, v6: bool) -> Result<Vec<RouteMessage>> {
         let request = if v6 {
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
         } else {
@@ -161,11 +157,26 @@ impl Netlink {
         };
         let routes: Result<Vec<RouteMessage>, _> = self.handle.route().get(request).execute().try_collect().await;
         match routes {
-            Ok(routes) => Ok(routes.iter().filter(|route| is_default(route)).flat_map(ways).collect()),
+            Ok(routes) => Ok(routes.into_iter().filter(is_default).collect()),
             // A kernel without IPv6 has no routes to list.
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(BTreeSet::new()),
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(Vec::new()),
             Err(error) => Err(error).context("cannot list the routes over netlink"),
         }
+    }
+
+    /// What stands in the way of a steer, and what was done about it.
+    async fn kernel(&self, links: &[Link]) -> Result<Kernel> {
+        let strict = links.iter().map(|link| &link.interface).filter(|interface| is_strict(&interface.name));
+        let mut kernel = Kernel { strict: strict.map(|interface| interface.index).collect(), ..Kernel::default() };
+        for (v6, by) in [false, true].into_iter().zip(&mut kernel.default_by) {
+            for route in self.default_routes(v6).await? {
+                match FallbackRoute::of(&route) {
+                    Some(ours) => drop(kernel.fallback_routes.insert(ours)),
+                    None => by.extend(ways(&route)),
+                }
+            }
+        }
+        Ok(kernel)
     }
 
     /// The source address the kernel would choose towards `destination`, and the interface it would send by; none without

@@ -53,6 +53,9 @@ pub(crate) const RUN_TOOLS: &[Tool] = &[
     tool("dnsmasq", "dnsmasq-base"),
     tool("aiosmtpd", "python3-aiosmtpd"),
     tool("dig", "bind9-dnsutils"),
+    // A tunnel, where the kernel has no WireGuard.
+    tool("wg-quick", "wireguard-tools"),
+    tool("wireguard-go", "wireguard-go"),
     // To look at packets, programs and maps.
     tool("tcpdump", "tcpdump"),
     tool("bpftool", "bpftool"),

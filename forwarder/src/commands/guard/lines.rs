@@ -26,7 +26,9 @@ pub fn obstacles(compiled: &Compiled, machine: &Machine, served: &BTreeSet<u32>)
             if lines.is_empty() {
                 continue;
             }
-            sentences.extend(way_out(kernel, &lines, v6, served, name).map(|sentence| label.clone() + &sentence));
+            let is_added = machine.followed && compiled.fallback_route;
+            let sentence = way_out(kernel, &lines, v6, served, name).filter(|(missing, _)| !(*missing && is_added));
+            sentences.extend(sentence.map(|(_, sentence)| label.clone() + &sentence));
             if v6 {
                 continue;
             }
@@ -48,31 +50,37 @@ fn is_default(kernel: &Kernel, line: &Line) -> bool {
     v4.contains(&line.interface)
 }
 
-/// What is wrong with where the kernel sends packets before they are steered.
+/// What is wrong with where the kernel sends packets before they are steered; and whether it is that there is no default
+/// route, which `forwarder run` mends.
 fn way_out(
     kernel: &Kernel,
     lines: &[&Line],
     v6: bool,
     served: &BTreeSet<u32>,
     name: impl Fn(u32) -> String,
-) -> Option<String> {
+) -> Option<(bool, String)> {
     let [v4_by, v6_by] = &kernel.default_by;
     let (family, option, by) = if v6 { ("IPv6", " -6", v6_by) } else { ("IPv4", "", v4_by) };
     if by.is_empty() {
-        let line = lines.first()?;
+        let line = lines.iter().find(|line| line.interface != 0)?;
         let via = line.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
-        return Some(format!(
-            "this machine has no default route for {family}, so the kernel sends nothing to elsewhere that could be steered; \
-             try, of the lowest preference: ip{option} route add default {via}dev {} metric 4000000",
-            line.interface_name
+        return Some((
+            true,
+            format!(
+                "this machine has no default route for {family}, so the kernel sends nothing to elsewhere that could be \
+                 steered; try, of the lowest preference: ip{option} route add default {via}dev {} metric 4000000; or \
+                 `forwarder run`, which does that",
+                line.interface_name
+            ),
         ));
     }
     let elsewhere = by.iter().find(|index| !served.contains(index))?;
     let name = name(*elsewhere);
-    Some(format!(
+    let sentence = format!(
         "the default route for {family} is by {name}, which is not served: what this machine itself sends leaves there \
          without being steered; add it: --iface {name}, or `interfaces` in the configuration"
-    ))
+    );
+    Some((false, sentence))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ fn nothing() -> Compiled {
         v6: FamilyTables { rules: Vec::new(), endpoints: BTreeMap::new(), ranges: BTreeMap::new() },
         rules: Vec::new(),
         masquerades: Vec::new(),
+        fallback_route: true,
         steers: Vec::new(),
         neighbors: Vec::new(),
         warnings: Diagnostics::default(),

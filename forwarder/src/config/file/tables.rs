@@ -10,11 +10,12 @@ use super::{
 };
 use crate::config::rule::Placed;
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 12] = [
     "interfaces",
     "mode",
     "log",
     "mss_clamp",
+    "fallback_route",
     "limits",
     "timeouts",
     "forward",
@@ -36,6 +37,7 @@ impl Reader<'_> {
         let mode = self.string(document, "mode", "\"auto\"");
         let log = self.string(document, "log", "\"info\"");
         let mss_clamp = self.switch(document, "mss_clamp", "1380");
+        let fallback_route = self.bool(document, "fallback_route");
         let mut limits = Vec::new();
         if let Some(table) = self.table(document, "limits", &LIMITS) {
             limits.extend(LIMITS.into_iter().filter_map(|key| Some((key, self.integer(table, key)?))));
@@ -59,6 +61,7 @@ impl Reader<'_> {
             mode,
             log,
             mss_clamp,
+            fallback_route,
             limits,
             timeouts,
             forwards,

@@ -139,6 +139,7 @@ fn compiled(seeds: &[RuleSeed]) -> Compiled {
         v6,
         rules: names.into_iter().map(summary).collect(),
         masquerades: Vec::new(),
+        fallback_route: true,
         steers: Vec::new(),
         neighbors: Vec::new(),
         warnings: Diagnostics::default(),

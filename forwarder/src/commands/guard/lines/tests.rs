@@ -38,7 +38,8 @@ fn obstacles_with(kernel: Kernel) -> Vec<String> {
 }
 
 fn by(v4: &[u32], strict: &[u32]) -> Kernel {
-    Kernel { default_by: [v4.iter().copied().collect(), BTreeSet::new()], strict: strict.iter().copied().collect() }
+    let default_by = [v4.iter().copied().collect(), BTreeSet::new()];
+    Kernel { default_by, strict: strict.iter().copied().collect(), ..Kernel::default() }
 }
 
 #[test]
