@@ -1,5 +1,7 @@
 //! The TC hook: everything. Begins, follows and ends flows, and sends what XDP left.
 
+use core::hint::black_box;
+
 use crate::{
     abi::{Direction, Flow, FlowKey, NextHopState, Rewrite, Rule, flow_flags},
     address::Address,
@@ -79,7 +81,9 @@ fn whole_or_first<F: Family, T: Tables<F::Address>>(
         mss::clamp::<F, _>(packet, tables, network, parsed, &(hop.mtu, decision.mss));
     }
     tables.count_forwarded(decision.counter, decision.direction, parsed.length);
-    Verdict::forward(hop)
+    // Looked at anew: the compiler keeps what was compared above in a register, and Linux 6.1's verifier then takes the one
+    // side of comparing it again for unreachable, and removes it.
+    Verdict::forward(Hop { state: black_box(hop.state), ..hop })
 }
 
 /// The packet cannot be forwarded, and its sender may be told: [`crate::answer`]. Not inlined: a stack frame of its own.

@@ -21,7 +21,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
     record(Hook::Xdp, verdict);
-    count::outcome(Hook::Xdp, verdict.outcome);
+    count::at_xdp(verdict.outcome);
     match verdict.outcome.kind() {
         Kind::Pass => xdp_action::XDP_PASS,
         // Only TC answers.
@@ -40,7 +40,7 @@ pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
 #[inline(always)]
 pub(crate) fn xdp_pass(outcome: Outcome) -> u32 {
     record(Hook::Xdp, &Verdict::of(outcome));
-    count::outcome(Hook::Xdp, outcome);
+    count::at_xdp(outcome);
     xdp_action::XDP_PASS
 }
 
@@ -67,18 +67,18 @@ pub(crate) fn tc(
         Kind::Forward | Kind::Answer => by_neighbour(packet, &verdict.hop, router, network, ethertype),
     };
     let Some(action) = sent else {
-        count::outcome(Hook::Tc, Outcome::DropError);
+        count::at_tc(Hook::Tc, packet, Outcome::DropError);
         return TC_ACT_SHOT;
     };
-    count::outcome(Hook::Tc, verdict.outcome);
+    count::at_tc(Hook::Tc, packet, verdict.outcome);
     action
 }
 
 /// Passes a packet at TC that no family's path has seen.
 #[inline(always)]
-pub(crate) fn tc_pass(outcome: Outcome) -> i32 {
+pub(crate) fn tc_pass(packet: &TcPacket, outcome: Outcome) -> i32 {
     record(Hook::Tc, &Verdict::of(outcome));
-    count::outcome(Hook::Tc, outcome);
+    count::at_tc(Hook::Tc, packet, outcome);
     TC_ACT_UNSPEC
 }
 
@@ -105,15 +105,15 @@ pub(crate) fn leave(
         Kind::Drop => Some(TC_ACT_SHOT),
         _ => return TC_ACT_UNSPEC,
     };
-    count::outcome(Hook::Egress, if sent.is_some() { verdict.outcome } else { Outcome::DropError });
+    count::at_tc(Hook::Egress, packet, if sent.is_some() { verdict.outcome } else { Outcome::DropError });
     sent.unwrap_or(TC_ACT_SHOT)
 }
 
 /// Counts what became of a question of a neighbour, which takes its own way out.
 #[inline(always)]
-pub(crate) fn counted(outcome: Outcome) {
+pub(crate) fn counted(packet: &TcPacket, outcome: Outcome) {
     record(Hook::Tc, &Verdict::of(outcome));
-    count::outcome(Hook::Tc, outcome);
+    count::at_tc(Hook::Tc, packet, outcome);
 }
 
 /// Hands a packet in that was to leave by the interface, as if it came from there.

@@ -3,12 +3,15 @@
 use core::hint::black_box;
 
 use forwarder_common::{
-    abi::{Direction, RuleCounters},
+    abi::{Direction, KnownInterface, RuleCounters, interface_flags},
     tables::Event,
     verdict::Outcome,
 };
 
-use crate::maps::{INTERFACE_COUNTERS, INTERFACE_SLOT, RULE_COUNTERS};
+use crate::{
+    access::tc::TcPacket,
+    maps::{INTERFACE_COUNTERS, INTERFACE_SLOT, INTERFACES, RULE_COUNTERS},
+};
 
 /// Which of an interface's two programs counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,10 +22,31 @@ pub(crate) enum Hook {
     Egress,
 }
 
-/// Counts how a packet left a hook; called once for every packet.
+/// Counts how a packet left XDP; called once for every packet.
 #[inline(always)]
-pub(crate) fn outcome(hook: Hook, outcome: Outcome) {
-    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(INTERFACE_SLOT.load()) else { return };
+pub(crate) fn at_xdp(outcome: Outcome) {
+    in_slot(Hook::Xdp, INTERFACE_SLOT.load(), outcome);
+}
+
+/// Counts how a packet left a TC hook; called once for every packet.
+#[inline(always)]
+pub(crate) fn at_tc(hook: Hook, packet: &TcPacket, outcome: Outcome) {
+    if let Some(interface) = served(packet) {
+        in_slot(hook, interface.slot.into(), outcome);
+    }
+}
+
+/// The interface that a program at TC runs for.
+#[inline(always)]
+pub(crate) fn served(packet: &TcPacket) -> Option<KnownInterface> {
+    // SAFETY: copied at once; should the loader write it in this moment, the half of it that is new is as good.
+    let interface = unsafe { INTERFACES.get(packet.interface()) }.copied()?;
+    (interface.flags & interface_flags::SERVED != 0).then_some(interface)
+}
+
+#[inline(always)]
+fn in_slot(hook: Hook, slot: u32, outcome: Outcome) {
+    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(slot) else { return };
     // SAFETY: this CPU's own copy, and programs of one hook do not interrupt each other on a CPU.
     let counters = unsafe { &mut *counters };
     let of_hook = match hook {

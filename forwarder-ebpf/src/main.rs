@@ -101,8 +101,8 @@ fn complete<V4: Steps, V6: Steps>(context: &TcContext) -> i32 {
     match packet.untagged_protocol() {
         Ok(ethernet::IPV4) => one_after_the_other::<V4>(context.skb.skb),
         Ok(ethernet::IPV6) => one_after_the_other::<V6>(context.skb.skb),
-        Ok(_) => action::tc_pass(Outcome::NotIp),
-        Err(outcome) => action::tc_pass(outcome),
+        Ok(_) => action::tc_pass(&packet, Outcome::NotIp),
+        Err(outcome) => action::tc_pass(&packet, outcome),
     }
 }
 

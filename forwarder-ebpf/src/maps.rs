@@ -11,7 +11,7 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::{
         AllowKey, Datagram, DatagramKey, Endpoint, Flow, FlowHash, FlowKey, FlowSlot, INTERFACE_SLOTS,
-        InterfaceCounters, NextHop, RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
+        InterfaceCounters, KnownInterface, NextHop, RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
     },
     address::{Address, V4, V6},
     answer::{About, Budget},
@@ -22,10 +22,11 @@ use forwarder_common::{
 use crate::cut::Carried;
 use crate::held::{Held, MARKS, Place, RINGS, SLOTS};
 
-/// Set by the loader for each interface: its slot in `INTERFACE_COUNTERS`.
+/// Set by the loader for the XDP program of each interface: its slot in `INTERFACE_COUNTERS`. The TC programs, which take
+/// much longer to verify, serve all interfaces, and look that up.
 #[unsafe(no_mangle)]
 pub(crate) static INTERFACE_SLOT: Global<u32> = Global::new(0);
-/// Set by the loader for each interface: its MAC address.
+/// Likewise its MAC address.
 #[unsafe(no_mangle)]
 pub(crate) static INTERFACE_MAC: Global<[u8; 6]> = Global::new([0; 6]);
 /// Set by tests: 1 to write `LAST_VERDICT`.
@@ -68,9 +69,9 @@ type Allow6 = Trie<{ trie_data::<AllowKey<V6>>() }, u32>;
 
 #[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
-/// Interface index → `interface_flags`.
+/// By interface index.
 #[btf_map]
-pub(crate) static INTERFACES: HashMap<u32, u32, 1024> = HashMap::new();
+pub(crate) static INTERFACES: HashMap<u32, KnownInterface, 1024> = HashMap::new();
 #[btf_map]
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, RULES> = PerCpuArray::new();
 #[btf_map]
@@ -188,14 +189,6 @@ pub(crate) struct Sweep {
     pub(crate) timer: bpf_timer,
     /// The next slot to look at, for IPv4 and for IPv6.
     pub(crate) next: [u32; 2],
-}
-
-/// Bits of `INTERFACES` values.
-pub(crate) mod interface_flags {
-    /// XDP may redirect out of it.
-    pub(crate) const XDP_OUT: u32 = 1;
-    /// It has no link header.
-    pub(crate) const NO_LINK_HEADER: u32 = 1 << 1;
 }
 
 /// The maps of one address family.

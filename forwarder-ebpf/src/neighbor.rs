@@ -20,8 +20,8 @@ use forwarder_common::{
 
 use crate::{
     access::tc::TcPacket,
-    action,
-    maps::{INTERFACE_MAC, Maps, MapsV4, MapsV6, SETTINGS},
+    action, count,
+    maps::{Maps, MapsV4, MapsV6, SETTINGS},
     routing::Routed,
     sockets::Sockets,
     tables::{At, KernelTables},
@@ -114,15 +114,16 @@ fn process<R: Resolution, M: Maps<Address = R::Address> + Routed + Sockets>(cont
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
     let mut packet = TcPacket::of(context);
     let tables = KernelTables::<M>::new(context.cast(), settings, At::Tc);
-    let Reply { outcome, probes } = neighbor::process::<R, _>(&mut packet, &tables, INTERFACE_MAC.load());
+    let Some(interface) = count::served(&packet) else { return TC_ACT_UNSPEC };
+    let Reply { outcome, probes } = neighbor::process::<R, _>(&mut packet, &tables, interface.mac);
     match outcome.kind() {
         // Counted by the way that it goes on.
         Kind::Pass => return TC_ACT_UNSPEC,
         Kind::Drop => {
-            action::counted(outcome);
+            action::counted(&packet, outcome);
             return TC_ACT_SHOT;
         }
-        _ => action::counted(outcome),
+        _ => action::counted(&packet, outcome),
     }
     let ingress = tables.ingress();
     if probes == 0 {

@@ -16,14 +16,14 @@ use aya_ebpf::{
     helpers::{bpf_check_mtu, bpf_fib_lookup},
 };
 use forwarder_common::{
-    abi::{NextHop, NextHopState, elapsed, next_hop_flags, setting_flags},
+    abi::{NextHop, NextHopState, elapsed, interface_flags, next_hop_flags, setting_flags},
     address::{Address, V4, V6},
     steer,
     tables::{Ends, Hop, Tables as _, Way},
 };
 
 use crate::{
-    maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS, interface_flags},
+    maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS},
     protected::OnceVerified,
     sockets::Sockets,
     tables::{At, KernelTables},
@@ -227,7 +227,7 @@ fn ask_kernel<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address
 #[inline(always)]
 fn interface_flags(interface: u32) -> u16 {
     // SAFETY: copied at once; a single word.
-    let known = unsafe { INTERFACES.get(interface) }.copied().unwrap_or(0);
+    let known = unsafe { INTERFACES.get(interface) }.map_or(0, |interface| interface.flags);
     let mut flags = 0;
     if known & interface_flags::XDP_OUT != 0 {
         flags |= next_hop_flags::XDP_OUT;

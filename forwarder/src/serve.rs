@@ -8,11 +8,12 @@ pub mod groups;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, Xdp};
 
 use crate::{
     bpf::{
-        attach::{self, Programs, Side, TcAttachment, XdpKind},
-        features,
+        attach::{self, Side, TcAttachment, XdpKind},
+        features, interfaces,
         load::{self, Globals, Sizes},
         mode::{self, Choice, Facts},
         tables::{self, Tables},
@@ -39,20 +40,45 @@ pub fn choose(requested: Mode, link: &Link) -> Choice {
     mode::choose(requested, facts)
 }
 
-/// Loads the programs of an interface and pins them; nothing is attached yet.
+/// The TC ingress program of an interface; also the name of its pin.
+pub const fn ingress_program(has_link_header: bool) -> &'static str {
+    if has_link_header { load::TC } else { load::TC_L3 }
+}
+
+/// The programs of an interface. Those of TC are the same for all: verifying them takes a while, attaching does not.
+pub struct Programs {
+    tc: SchedClassifier,
+    /// None where nothing is steered.
+    egress: Option<SchedClassifier>,
+    /// None where XDP is not to be used.
+    xdp: Option<Xdp>,
+}
+
+/// Opens the programs of an interface that are pinned, and loads and pins the others; nothing is attached yet.
 pub fn prepare(pins: &Path, sizes: &Sizes, state: &State, slot: u32, link: &Link) -> Result<Programs> {
-    let mac = link.interface.mac.unwrap_or_default();
-    let globals = Globals { slot, mac, log_level: state.config.log as u8, record: false };
-    let mut bpf = load::open(pins, sizes, globals)?;
-    let tc = if link.interface.has_link_header { load::TC } else { load::TC_L3 };
-    attach::pin_program(load::classifier(&mut bpf, tc)?, pins, "tc", slot)?;
-    if !state.config.steers.is_empty() {
-        egress::pin(pins, &mut bpf, link.interface.has_link_header, slot)?;
+    let has_link_header = link.interface.has_link_header;
+    let tc = ingress_program(has_link_header);
+    let egress = (!state.config.steers.is_empty()).then(|| egress::program(has_link_header));
+    let wants_xdp = choose(state.config.mode, link).mode != Mode::Tc;
+    let xdp = attach::xdp_pin(slot);
+    let missing: Vec<&str> = [tc].into_iter().chain(egress).filter(|name| !attach::is_pinned(pins, name)).collect();
+    let xdp_is_missing = wants_xdp && !attach::is_pinned(pins, &xdp);
+    if !missing.is_empty() || xdp_is_missing {
+        let mac = link.interface.mac.unwrap_or_default();
+        let globals = Globals { slot, mac, log_level: state.config.log as u8, record: false };
+        let mut bpf = load::open(pins, sizes, globals)?;
+        for name in missing {
+            attach::pin_program(load::classifier(&mut bpf, name)?, pins, name)?;
+        }
+        if xdp_is_missing {
+            attach::pin_program(load::xdp(&mut bpf)?, pins, &xdp)?;
+        }
     }
-    if choose(state.config.mode, link).mode != Mode::Tc {
-        attach::pin_program(load::xdp(&mut bpf)?, pins, "xdp", slot)?;
-    }
-    Programs::open(pins, slot)
+    Ok(Programs {
+        tc: attach::classifier(pins, tc)?,
+        egress: egress.map(|name| attach::classifier(pins, name)).transpose()?,
+        xdp: if wants_xdp { attach::xdp_program(pins, slot)? } else { None },
+    })
 }
 
 /// Attaches TC.
@@ -65,7 +91,6 @@ pub fn attach_tc(
     undo: &mut Undo<'_>,
 ) -> Result<AttachedInterface> {
     let name = &link.interface.name;
-    let tc = attach::tc(&mut programs.tc, name, Side::Ingress, tcx, slot, pins)?;
     let mut attached = AttachedInterface {
         name: name.clone(),
         index: link.interface.index,
@@ -73,11 +98,14 @@ pub fn attach_tc(
         slot,
         mode: Mode::Tc,
         why: String::new(),
-        tc,
+        tc: TcAttachment::Tcx,
         egress: None,
         vlan_stripping_off: false,
         xdp_out: false,
     };
+    interfaces::serve(pins, attached.index, attached.seen_by_programs())?;
+    let tc = attach::tc(&mut programs.tc, name, Side::Ingress, tcx, slot, pins)?;
+    attached.tc = tc;
     if let TcAttachment::Clsact { .. } = tc {
         let attached = attached.clone();
         undo.push(format!("removing the TC filter of {name}"), move || {
@@ -174,21 +202,13 @@ pub fn attach_anew(
     if let Some(before) = before.filter(|before| before.index == link.interface.index) {
         crate::commands::unload::remove_filter(before)?;
     }
-    // Its programs are still good if they would be the same: verifying them takes a while, attaching does not.
-    let same = |before: &&AttachedInterface| before.mac == link.interface.mac;
-    let kept = before.filter(same).and_then(|_| Programs::open(pins, slot).ok());
-    let wants_xdp = choose(state.config.mode, link).mode != Mode::Tc;
-    let wants_egress = !state.config.steers.is_empty();
-    let kept = kept.filter(|programs| programs.xdp.is_some() || !wants_xdp);
-    let kept = kept.filter(|programs| programs.egress.is_some() == wants_egress);
     let held = attach::release_links(pins, slot)?;
-    let mut programs = if let Some(programs) = kept {
-        programs
-    } else {
-        attach::release_programs(pins, slot)?;
-        let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
-        prepare(pins, &sizes, state, slot, link)?
-    };
+    // Its XDP program is still good if it would be the same.
+    if before.is_none_or(|before| before.mac != link.interface.mac) {
+        attach::release_program(pins, &attach::xdp_pin(slot))?;
+    }
+    let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
+    let mut programs = prepare(pins, &sizes, state, slot, link)?;
     let mut undo = Undo::default();
     let owned = pins.to_owned();
     undo.push("detaching from an interface", move || attach::release_links(&owned, slot).map(drop));

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use forwarder_common::abi::{KnownInterface, interface_flags};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -221,6 +222,19 @@ pub struct AttachedInterface {
     pub vlan_stripping_off: bool,
     /// Whether XDP on other interfaces may send out of it.
     pub xdp_out: bool,
+}
+
+impl AttachedInterface {
+    /// What the programs know about it.
+    pub fn seen_by_programs(&self) -> KnownInterface {
+        let out = if self.xdp_out { interface_flags::XDP_OUT } else { 0 };
+        KnownInterface {
+            flags: interface_flags::SERVED | out,
+            // Below `INTERFACE_SLOTS`.
+            slot: self.slot as u16,
+            mac: self.mac.unwrap_or_default(),
+        }
+    }
 }
 
 /// A value below `/proc/sys` that `load` changed.

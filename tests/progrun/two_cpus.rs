@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aya::TestRun as _;
 use aya::maps::{Array, HashMap, Map, MapData, Queue};
-use aya::programs::{SchedClassifier, TestRunOptions, Xdp};
+use aya::programs::{TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use forwarder::bpf::attach;
 use forwarder::bpf::load;
@@ -76,7 +76,7 @@ fn send(world: &Handles, cpu: usize, samples: &[Sample]) -> [u32; 2] {
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
     let program = |name: &str| world.pins.join(attach::PROGRAMS).join(name);
     let xdp = Xdp::from_pin(program("xdp_0"), XdpAttachType::Interface).unwrap();
-    let tc = SchedClassifier::from_pin(program("tc_0")).unwrap();
+    let tc = attach::classifier(&world.pins, load::TC).unwrap();
     let mut forwarded = [0; 2];
     let mut random = cpu as u32 + 1;
     for _ in 0..PACKETS {

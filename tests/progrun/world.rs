@@ -19,7 +19,8 @@ use forwarder::config::{Compiled, Draft};
 use forwarder::machine::{Interface, Machine, sysctl};
 use forwarder::reconcile::{self, Plan, Running, RunningTables};
 use forwarder_common::abi::{
-    Flow, FlowKey, FlowSlot, InterfaceCounters, Layout, RuleCounters, Settings, Slotted, ticks_from_millis,
+    Flow, FlowKey, FlowSlot, InterfaceCounters, KnownInterface, Layout, RuleCounters, Settings, Slotted,
+    interface_flags, ticks_from_millis,
 };
 use forwarder_common::address::{V4, V6};
 use forwarder_common::verdict::Outcome;
@@ -189,8 +190,8 @@ impl World {
         let mac = mac(host, Side::Clients);
         let globals = Globals { slot: 0, mac, log_level: 0, record: true };
         let mut bpf = load::open(pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
-        attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, "tc", 0).unwrap();
-        attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, "xdp", 0).unwrap();
+        attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, load::TC).unwrap();
+        attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
         load::fill_free_slots(&mut bpf, compiled.sizes.flows).unwrap();
         load::seed_flow_tables(&mut bpf, compiled.sizes.flows).unwrap();
         // A run of the XDP program can name an interface as where its frame came from only if that runs XDP.
@@ -210,14 +211,15 @@ impl World {
         };
         let plan = reconcile::plan(&running, compiled).unwrap();
         tables.execute(&plan.operations).unwrap();
-        interfaces::write(pins, &[], indices.values().copied()).unwrap();
+        let served = KnownInterface { flags: interface_flags::SERVED | interface_flags::XDP_OUT, slot: 0, mac };
+        interfaces::write(pins, &[], indices.values().map(|index| (*index, served))).unwrap();
         let counters = Counters::open(pins).unwrap();
         let rules = plan.counters;
         let program = |name: &str| pins.join(attach::PROGRAMS).join(name);
         Self {
             bpf: Some(bpf),
             xdp: Xdp::from_pin(program("xdp_0"), XdpAttachType::Interface).unwrap(),
-            tc: SchedClassifier::from_pin(program("tc_0")).unwrap(),
+            tc: attach::classifier(pins, load::TC).unwrap(),
             record: Array::try_from(Map::Array(MapData::from_pin(pins.join("LAST_VERDICT")).unwrap())).unwrap(),
             pins: pins.to_owned(),
             tables,

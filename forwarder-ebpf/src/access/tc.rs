@@ -69,6 +69,13 @@ impl TcPacket {
         self.context
     }
 
+    /// The index of the interface that the program runs for: where the packet arrived, or where it is to leave.
+    #[inline(always)]
+    pub(crate) fn interface(&self) -> u32 {
+        // SAFETY: a field of the program's own argument, valid while it runs.
+        unsafe { (*self.context).ifindex }
+    }
+
     /// The protocol as loaded from the wire, if the packet is for this station and carries no VLAN tag: at TC a tag
     /// is metadata, and the ethertype in the frame is that of the inside.
     #[inline(always)]

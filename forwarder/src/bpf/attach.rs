@@ -217,9 +217,14 @@ impl Pinnable for SchedClassifier {
     }
 }
 
-/// Pins a program as `programs/HOOK_SLOT`, so that later commands find it.
-pub fn pin_program(program: &mut impl Pinnable, pins: &Path, hook: &str, slot: u32) -> Result<()> {
-    let path = pins.join(PROGRAMS).join(format!("{hook}_{slot}"));
+/// The name of an interface's own XDP program below `programs`.
+pub fn xdp_pin(slot: u32) -> String {
+    format!("xdp_{slot}")
+}
+
+/// Pins a program as `programs/NAME`, so that later commands find it.
+pub fn pin_program(program: &mut impl Pinnable, pins: &Path, name: &str) -> Result<()> {
+    let path = pins.join(PROGRAMS).join(name);
     program.pin_at(&path).with_context(|| format!("cannot pin a program as {}", path.display()))
 }
 
@@ -246,36 +251,26 @@ pub fn remove_pins(pins: &Path) -> Result<()> {
     }
 }
 
-/// The pinned programs of an interface's slot.
-pub struct Programs {
-    /// On TC.
-    pub tc: SchedClassifier,
-    /// On XDP; none where that was not to be used.
-    pub xdp: Option<Xdp>,
-    /// On TC, for what leaves; none where nothing is steered.
-    pub egress: Option<SchedClassifier>,
+/// Whether a program is pinned as `programs/NAME`.
+pub fn is_pinned(pins: &Path, name: &str) -> bool {
+    pins.join(PROGRAMS).join(name).exists()
 }
 
-impl Programs {
-    /// Opens what is pinned.
-    pub fn open(pins: &Path, slot: u32) -> Result<Self> {
-        let path = |hook: &str| pins.join(PROGRAMS).join(format!("{hook}_{slot}"));
-        let failed = |path: &Path| format!("cannot open the pinned program {}", path.display());
-        let (tc, xdp, egress) = (path("tc"), path("xdp"), path("egress"));
-        Ok(Self {
-            tc: SchedClassifier::from_pin(&tc).with_context(|| failed(&tc))?,
-            xdp: if xdp.exists() {
-                Some(Xdp::from_pin(&xdp, XdpAttachType::Interface).with_context(|| failed(&xdp))?)
-            } else {
-                None
-            },
-            egress: if egress.exists() {
-                Some(SchedClassifier::from_pin(&egress).with_context(|| failed(&egress))?)
-            } else {
-                None
-            },
-        })
+/// Opens the TC program pinned as `programs/NAME`.
+pub fn classifier(pins: &Path, name: &str) -> Result<SchedClassifier> {
+    let path = pins.join(PROGRAMS).join(name);
+    SchedClassifier::from_pin(&path).with_context(|| format!("cannot open the pinned program {}", path.display()))
+}
+
+/// Opens an interface's XDP program; none where that was not to be used.
+pub fn xdp_program(pins: &Path, slot: u32) -> Result<Option<Xdp>> {
+    let path = pins.join(PROGRAMS).join(xdp_pin(slot));
+    if !path.exists() {
+        return Ok(None);
     }
+    Xdp::from_pin(&path, XdpAttachType::Interface)
+        .map(Some)
+        .with_context(|| format!("cannot open the pinned program {}", path.display()))
 }
 
 /// Removes the links pinned for an interface's slot. XDP is detached; a TC link lives as long as what is returned, so that
@@ -289,11 +284,9 @@ pub fn release_links(pins: &Path, slot: u32) -> Result<Option<PinnedLink>> {
     Ok(held)
 }
 
-/// Removes the link and the program for what leaves by an interface's slot.
+/// Removes the link of an interface's slot for what leaves.
 pub fn release_egress(pins: &Path, slot: u32) -> Result<()> {
-    let name = format!("{}_{slot}", Side::Egress.pin());
-    detach(&pins.join(LINKS).join(&name))?;
-    remove_if_there(&pins.join(PROGRAMS).join(&name))
+    detach(&pins.join(LINKS).join(format!("{}_{slot}", Side::Egress.pin())))
 }
 
 /// Removes a pinned link and detaches it. As in [`remove_pins`]: what a process holds goes when that closes it.
@@ -304,11 +297,9 @@ fn detach(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the programs pinned for an interface's slot; those that are attached stay so.
-pub fn release_programs(pins: &Path, slot: u32) -> Result<()> {
-    ["xdp", "egress", "tc"]
-        .iter()
-        .try_for_each(|hook| remove_if_there(&pins.join(PROGRAMS).join(format!("{hook}_{slot}"))))
+/// Removes the program pinned as `programs/NAME`; where it is attached it stays so.
+pub fn release_program(pins: &Path, name: &str) -> Result<()> {
+    remove_if_there(&pins.join(PROGRAMS).join(name))
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

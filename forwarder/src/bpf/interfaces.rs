@@ -1,34 +1,52 @@
-//! What the programs know about interfaces that packets may leave by.
+//! What the programs know about interfaces that packets arrive at or may leave by.
 
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
+use forwarder_common::abi::{KnownInterface, interface_flags};
 
-use super::load::pinned;
+use super::{Plain, load::pinned};
 
-/// XDP may redirect out of it: its driver runs our program, so its queues are ready for XDP.
-const XDP_OUT: u32 = 1;
-/// It takes packets without an Ethernet header.
-const NO_LINK_HEADER: u32 = 1 << 1;
+type Interfaces = HashMap<MapData, u32, Plain<KnownInterface>>;
 
-/// Enters the interfaces without link headers, and those that native XDP is attached to; all others are removed. Says
-/// whether anything changed.
-pub fn write(pins: &Path, headerless: &[u32], native: impl Iterator<Item = u32>) -> Result<bool> {
-    let mut map: HashMap<MapData, u32, u32> = pinned(pins, "INTERFACES", Map::HashMap)?;
-    let mut wanted: BTreeMap<u32, u32> = BTreeMap::new();
-    for (index, flag) in headerless.iter().map(|index| (*index, NO_LINK_HEADER)).chain(native.map(|i| (i, XDP_OUT))) {
-        *wanted.entry(index).or_default() |= flag;
+fn open(pins: &Path) -> Result<Interfaces> {
+    pinned(pins, "INTERFACES", Map::HashMap)
+}
+
+fn insert(map: &mut Interfaces, index: u32, interface: KnownInterface) -> Result<()> {
+    map.insert(index, Plain(interface), 0)
+        .with_context(|| format!("cannot enter interface {index} into map INTERFACES"))
+}
+
+/// Enters the interface with this index, before programs are attached to it: they count what they see in its slot.
+pub fn serve(pins: &Path, index: u32, interface: KnownInterface) -> Result<()> {
+    let mut map = open(pins)?;
+    let known = map.get(&index, 0).map_or(0, |Plain(known)| known.flags);
+    insert(&mut map, index, KnownInterface { flags: interface.flags | known, ..interface })
+}
+
+/// Enters the interfaces without link headers, and those that are served; all others are removed. Says whether anything
+/// changed.
+pub fn write(pins: &Path, headerless: &[u32], served: impl Iterator<Item = (u32, KnownInterface)>) -> Result<bool> {
+    let mut map = open(pins)?;
+    let mut wanted: BTreeMap<u32, KnownInterface> = served.collect();
+    for index in headerless {
+        wanted.entry(*index).or_default().flags |= interface_flags::NO_LINK_HEADER;
     }
-    let known: BTreeMap<u32, u32> = map.iter().collect::<Result<_, _>>().context("cannot read map INTERFACES")?;
+    let known = map
+        .iter()
+        .map(|entry| entry.map(|(index, Plain(interface))| (index, interface)))
+        .collect::<Result<BTreeMap<_, _>, _>>()
+        .context("cannot read map INTERFACES")?;
     if known == wanted {
         return Ok(false);
     }
     for index in known.into_keys().filter(|index| !wanted.contains_key(index)) {
         map.remove(&index).with_context(|| format!("cannot remove interface {index} from map INTERFACES"))?;
     }
-    for (index, flags) in wanted {
-        map.insert(index, flags, 0).with_context(|| format!("cannot enter interface {index} into map INTERFACES"))?;
+    for (index, interface) in wanted {
+        insert(&mut map, index, interface)?;
     }
     Ok(true)
 }

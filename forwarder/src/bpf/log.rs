@@ -9,12 +9,17 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::attach;
+use super::{
+    attach,
+    load::{TC, TC_L3},
+};
 
 /// Hands every message that the instance's programs log to `sink`, until that says it has enough.
 ///
-/// `program` is the name of one of the pinned programs: they share one log. Each message goes to one reader only.
-pub fn follow(pins: &Path, program: &str, sink: impl log::Log, enough: impl Fn() -> bool) -> Result<()> {
+/// Each message goes to one reader only.
+pub fn follow(pins: &Path, sink: impl log::Log, enough: impl Fn() -> bool) -> Result<()> {
+    // Any program will do: they share one log.
+    let program = if attach::is_pinned(pins, TC) { TC } else { TC_L3 };
     let id = attach::pinned_program(pins, program)?;
     let mut logger = match EbpfLogger::init_from_id_with_logger(id, sink) {
         Ok(logger) => logger,

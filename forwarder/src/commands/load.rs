@@ -287,8 +287,8 @@ impl Loading<'_> {
             serve::attach_xdp(self.pins, bpf, link, requested, attached, undo)?;
         }
         state.interfaces.iter_mut().for_each(serve::ask_whether_out);
-        let out = state.interfaces.iter().filter(|one| one.xdp_out).map(|one| one.index);
-        interfaces::write(self.pins, self.headerless, out)?;
+        let served = state.interfaces.iter().map(|one| (one.index, one.seen_by_programs()));
+        interfaces::write(self.pins, self.headerless, served)?;
         Ok(())
     }
 

@@ -66,10 +66,8 @@ pub fn run(pins: &Path) -> Result<()> {
     }
     eprintln!("following the log at level {level}; Ctrl-C ends");
     let printer = Printer::default();
-    let slot = instance.state.interfaces.first().map_or(0, |interface| interface.slot);
-    let program = format!("tc_{slot}");
     let enough = || printer.closed.load(Ordering::Relaxed);
-    bpf::log::follow(pins, &program, &printer, enough)
+    bpf::log::follow(pins, &printer, enough)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::{
     cli::{Format, Show},
     config::Mode,
     machine::netlink::{Link, Netlink},
+    serve,
     state::{AttachedInterface, UplinkState},
 };
 
@@ -188,14 +189,14 @@ async fn interface(
         status.problems.push("the interface is down".to_owned());
     }
     if attached.mode != Mode::Tc {
-        let ours = attach::pinned_program(&instance.pins, &format!("xdp_{}", attached.slot))?;
+        let ours = attach::pinned_program(&instance.pins, &attach::xdp_pin(attached.slot))?;
         match link.xdp_program {
             Some(program) if program == ours => {}
             Some(_) => status.problems.push("another XDP program has taken the place of ours".to_owned()),
             None => status.problems.push("the XDP program is not attached any more".to_owned()),
         }
     }
-    let ours = attach::pinned_program(&instance.pins, &format!("tc_{}", attached.slot))?;
+    let ours = attach::pinned_program(&instance.pins, serve::ingress_program(attached.mac.is_some()))?;
     let on_tc = match attached.tc {
         TcAttachment::Tcx => attach::is_attached_by_tcx(&link.interface.name, ours),
         TcAttachment::Clsact { .. } => netlink.has_ingress_filter(attached.index, attach::PRIORITY).await?,

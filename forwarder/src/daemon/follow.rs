@@ -232,8 +232,9 @@ fn attach(instance: &mut Instance, wanting: &Wanting<'_>) -> Result<()> {
 fn write_interfaces(instance: &Instance, links: &[Link]) -> Result<bool> {
     let headerless = links.iter().filter(|link| !link.interface.has_link_header).map(|link| link.interface.index);
     let is_there = |index: u32| links.iter().any(|link| link.interface.index == index);
-    let out = instance.state.interfaces.iter().filter(|one| one.xdp_out && is_there(one.index)).map(|one| one.index);
-    bpf::interfaces::write(&instance.pins, &headerless.collect::<Vec<_>>(), out)
+    let served = instance.state.interfaces.iter().filter(|one| is_there(one.index));
+    let served = served.map(|one| (one.index, one.seen_by_programs()));
+    bpf::interfaces::write(&instance.pins, &headerless.collect::<Vec<_>>(), served)
 }
 
 /// Says which lines went down and which came up.

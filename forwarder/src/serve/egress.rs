@@ -2,23 +2,22 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::programs::SchedClassifier;
 
 use crate::{
     bpf::{
-        attach::{self, Programs, Side, TcAttachment},
-        load::{self, Ebpf, Globals},
+        attach::{self, Side, TcAttachment},
+        load::{self, Globals},
         tables::{self, Tables},
     },
     commands::unload::is_there,
     state::{AttachedInterface, State},
 };
 
-/// Pins the program for an interface's slot; it is not attached yet.
-pub fn pin(pins: &Path, bpf: &mut Ebpf, has_link_header: bool, slot: u32) -> Result<()> {
-    let program = if has_link_header { load::EGRESS } else { load::EGRESS_L3 };
-    attach::pin_program(load::classifier(bpf, program)?, pins, "egress", slot)
+/// The program of an interface; also the name of its pin.
+pub const fn program(has_link_header: bool) -> &'static str {
+    if has_link_header { load::EGRESS } else { load::EGRESS_L3 }
 }
 
 /// Attaches it, in the way that the program for what arrives is.
@@ -36,11 +35,14 @@ pub fn attach_all(pins: &Path, state: &mut State) -> Result<()> {
         let slot = attached.slot;
         // What a command that died half-way may have left.
         attach::release_egress(pins, slot)?;
-        let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
-        let globals = Globals { slot, mac: attached.mac.unwrap_or_default(), log_level, record: false };
-        pin(pins, &mut load::open(pins, &sizes, globals)?, attached.mac.is_some(), slot)?;
-        let mut program = Programs::open(pins, slot)?.egress.context("a program that was pinned just now is gone")?;
-        attach(pins, &mut program, attached)?;
+        let name = program(attached.mac.is_some());
+        if !attach::is_pinned(pins, name) {
+            let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
+            let globals = Globals { slot, mac: attached.mac.unwrap_or_default(), log_level, record: false };
+            let mut bpf = load::open(pins, &sizes, globals)?;
+            attach::pin_program(load::classifier(&mut bpf, name)?, pins, name)?;
+        }
+        attach(pins, &mut attach::classifier(pins, name)?, attached)?;
     }
     Ok(())
 }
@@ -52,7 +54,7 @@ pub fn detach_all(pins: &Path, state: &mut State) -> Result<()> {
         remove_filter(attached)?;
         attached.egress = None;
     }
-    Ok(())
+    [load::EGRESS, load::EGRESS_L3].iter().try_for_each(|name| attach::release_program(pins, name))
 }
 
 /// Removes the filter where there is no tcx.
