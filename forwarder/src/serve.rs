@@ -2,6 +2,7 @@
 //! the daemon for one that appears later or comes back as another.
 
 pub mod egress;
+pub mod elsewhere;
 pub mod fallback_route;
 pub mod groups;
 

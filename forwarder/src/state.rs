@@ -20,6 +20,7 @@ use crate::{
     bpf::attach::TcAttachment,
     config::{Config, Mode},
     machine::netlink::FallbackRoute,
+    serve::elsewhere::Elsewhere,
 };
 pub use file::{DaemonLock, Lock, StateFile, write_atomically};
 pub use uplinks::UplinkState;
@@ -60,6 +61,9 @@ pub struct State {
     pub neighbors: Vec<NeighborState>,
     /// Where its programs hang.
     pub interfaces: Vec<AttachedInterface>,
+    /// The interfaces that are not served and have the program for what leaves, since something is steered.
+    #[serde(default)]
+    pub elsewhere: Vec<Elsewhere>,
     /// Which counter each rule has.
     pub counters: BTreeMap<String, u32>,
     /// Settings of the machine that `load` changed.
@@ -271,6 +275,7 @@ impl State {
             uplinks: Vec::new(),
             neighbors: Vec::new(),
             interfaces: Vec::new(),
+            elsewhere: Vec::new(),
             counters: BTreeMap::new(),
             sysctls: Vec::new(),
             all_multicast: BTreeSet::new(),

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::{
     cli::Check,
-    config::Config,
     machine::{netlink::Netlink, sockets},
     state::StateFile,
 };
@@ -27,10 +26,7 @@ pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()
             eprintln!("warning: this machine has no interface {}", interface.value);
         }
     }
-    let named = |index: u32| machine.interfaces.iter().any(|one| one.index == index && names(&config, &one.name));
-    let served =
-        machine.interfaces.iter().map(|one| one.index).filter(|index| config.interfaces.is_empty() || named(*index));
-    let obstacles = guard::lines::obstacles(&compiled, &machine, &served.collect());
+    let obstacles = guard::lines::obstacles(&compiled, &machine);
     for sentence in guard::shadowed_services(&compiled, &sockets::listeners()).into_iter().chain(obstacles) {
         eprintln!("warning: {sentence}");
     }
@@ -59,9 +55,4 @@ pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()
     let plural = if count == 1 { "" } else { "s" };
     writeln!(out, "{} is right: {count} rule{plural}", options.file.display())?;
     Ok(())
-}
-
-/// Whether the configuration says that the interface is served.
-fn names(config: &Config, interface: &str) -> bool {
-    config.interfaces.iter().any(|name| name.value == interface)
 }

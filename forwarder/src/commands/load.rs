@@ -28,7 +28,7 @@ use crate::{
         sockets, sysctl,
     },
     reconcile::{self, Running, RunningTables},
-    serve::{self, groups},
+    serve::{self, elsewhere, groups},
     state::{State, StateFile, uplinks},
     undo::Undo,
 };
@@ -81,8 +81,14 @@ pub async fn load(pins: &Path, options: &Load, followed: bool, out: &mut dyn Wri
     state.neighbors = describe_neighbors(&state.config, &compiled);
     state.addresses = machine.addresses();
     state.waiting = compiled.warnings.waiting().map(str::to_owned).collect();
-    let loaded =
-        Loading { pins: &pins, links: &links, headerless: &headerless, compiled: &compiled, no_tcx: options.no_tcx };
+    let loaded = Loading {
+        pins: &pins,
+        links: &links,
+        headerless: &headerless,
+        compiled: &compiled,
+        machine: &machine,
+        no_tcx: options.no_tcx,
+    };
     let done = loaded.run(&mut state, &mut undo).and_then(|()| {
         file.write(&state)?;
         load::memory(&pins)
@@ -251,6 +257,7 @@ struct Loading<'a> {
     links: &'a [(u32, Link)],
     headerless: &'a [u32],
     compiled: &'a Compiled,
+    machine: &'a Machine,
     no_tcx: bool,
 }
 
@@ -286,6 +293,12 @@ impl Loading<'_> {
         for (((_, link), bpf), attached) in self.links.iter().zip(&mut programs).zip(&mut state.interfaces) {
             serve::attach_xdp(self.pins, bpf, link, requested, attached, undo)?;
         }
+        let attached = elsewhere::keep(self.pins, state, self.machine);
+        for one in state.elsewhere.clone() {
+            let pins = self.pins.to_owned();
+            undo.push(format!("removing the TC filter of {}", one.name), move || elsewhere::detach(&pins, &one));
+        }
+        attached?;
         state.interfaces.iter_mut().for_each(serve::ask_whether_out);
         let served = state.interfaces.iter().map(|one| (one.index, one.seen_by_programs()));
         interfaces::write(self.pins, self.headerless, served)?;
@@ -343,6 +356,9 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, machine: &Mac
     for interface in &state.interfaces {
         writeln!(out, "  {}: {}, {}", interface.name, mode_in_words(interface.mode), interface.why)?;
     }
+    for one in &state.elsewhere {
+        writeln!(out, "  {}: not served; what this machine itself sends by it is steered", one.name)?;
+    }
     for name in state.absent_interfaces() {
         writeln!(out, "  {name}: not there yet, waited for")?;
     }
@@ -378,8 +394,7 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, machine: &Mac
     if state.names().next().is_none() {
         writeln!(out, "There are no rules yet, so nothing is forwarded; try: forwarder add --help")?;
     }
-    let served = state.interfaces.iter().map(|one| one.index).collect();
-    let obstacles = guard::lines::obstacles(compiled, machine, &served);
+    let obstacles = guard::lines::obstacles(compiled, machine);
     for sentence in guard::shadowed_services(compiled, &sockets::listeners()).into_iter().chain(obstacles) {
         writeln!(out, "Warning: {sentence}")?;
     }

@@ -15,7 +15,7 @@ use crate::{
     config::{Compiled, Config, Family, FamilyTables, LogLevel, Mode},
     machine::{Machine, netlink::Netlink, sockets},
     reconcile::{self, Changes},
-    serve::{egress, fallback_route, groups},
+    serve::{egress, elsewhere, fallback_route, groups},
     state::{State, StateFile, uplinks},
 };
 
@@ -75,8 +75,7 @@ pub async fn reload(instance: &mut Instance, options: &Reload) -> Result<Reloade
     instance.state.config_path = Some(path);
     let applied = apply(instance, config, &compiled, &machine)?;
     let services = guard::shadowed_services(&compiled, &sockets::listeners());
-    let served = instance.state.interfaces.iter().map(|one| one.index).collect();
-    let obstacles = guard::lines::obstacles(&compiled, &machine, &served);
+    let obstacles = guard::lines::obstacles(&compiled, &machine);
     warnings.extend(
         differences.into_iter().chain(services).chain(obstacles).map(|sentence| format!("warning: {sentence}")),
     );
@@ -124,7 +123,12 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     write_if_changed(instance)?;
     // Before the first line is, and not before the last has gone: no packet of ours finds its line half in force.
     let steers = !instance.state.config.steers.is_empty();
-    let attached = if steers { egress::attach_all(&instance.pins, &mut instance.state) } else { Ok(()) };
+    let attached = if steers {
+        egress::attach_all(&instance.pins, &mut instance.state)
+            .and_then(|()| elsewhere::keep(&instance.pins, &mut instance.state, machine))
+    } else {
+        Ok(())
+    };
     if let Err(error) = attached.and_then(|()| tables.execute(&plan.operations)) {
         return Err(match restore(&tables, instance, before, old_generation) {
             Ok(()) => error.context("nothing was changed"),
@@ -136,6 +140,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     }
     if !steers {
         egress::detach_all(&instance.pins, &mut instance.state)?;
+        elsewhere::keep(&instance.pins, &mut instance.state, machine)?;
         fallback_route::remove(&mut instance.state.fallback_routes)?;
     }
     let removed: Vec<u32> = plan.changes.removed.iter().map(|(_, counter)| *counter).collect();
@@ -173,6 +178,9 @@ fn restore(tables: &Tables, instance: &mut Instance, before: State, old_generati
     }
     if before.config.steers.is_empty() {
         egress::detach_all(&instance.pins, &mut instance.state)?;
+    }
+    for one in instance.state.elsewhere.iter().filter(|one| !before.elsewhere.contains(one)) {
+        elsewhere::detach(&instance.pins, one)?;
     }
     instance.state = before;
     instance.file.write(&instance.state).context("the state file")

@@ -48,6 +48,8 @@ struct Status {
     /// Interfaces to serve that have not been there yet.
     absent_interfaces: Vec<String>,
     interfaces: Vec<InterfaceStatus>,
+    /// Interfaces that are not served, by which what this machine itself sends is steered all the same.
+    also_steered: Vec<String>,
     uplinks: Vec<UplinkState>,
     rules: u64,
     tables: Vec<TableStatus>,
@@ -134,6 +136,7 @@ async fn collect(instance: &Instance) -> Result<Status> {
         waiting: state.waiting.clone(),
         absent_interfaces: state.absent_interfaces().map(str::to_owned).collect(),
         interfaces,
+        also_steered: state.elsewhere.iter().map(|one| one.name.clone()).collect(),
         uplinks: state.uplinks.clone(),
         rules: state.rules.len() as u64,
         tables: fill(instance, &tables)?,
@@ -296,6 +299,10 @@ fn print(status: &Status, out: &mut dyn Write) -> Result<()> {
         interfaces.add_row([name.as_str(), "", state, "", "", ""]);
     }
     writeln!(out, "{}", table::text(&interfaces))?;
+    if !status.also_steered.is_empty() {
+        let names = status.also_steered.join(", ");
+        writeln!(out, "what this machine itself sends is steered on {names} too, which is not served\n")?;
+    }
     if !status.uplinks.is_empty() {
         writeln!(out, "{}", uplink_table(&status.uplinks, status.daemon.is_some()))?;
     }

@@ -16,7 +16,7 @@ use crate::{
     },
     cli::Unload,
     machine::{ethtool, netlink, sysctl},
-    serve::{egress, fallback_route},
+    serve::{egress, elsewhere, fallback_route},
     state::{AttachedInterface, State, StateFile},
 };
 
@@ -95,6 +95,7 @@ fn restore(state: &State, failures: &mut Vec<Error>) {
             failures.extend(ethtool::set_vlan_stripping(&interface.name, true).err());
         }
     }
+    failures.extend(state.elsewhere.iter().filter_map(|one| elsewhere::detach(&state.pins, one).err()));
     for name in &state.all_multicast {
         failures.extend(netlink::set_all_multicast(name, false).err());
     }

@@ -145,6 +145,9 @@ impl Follower {
                 let before = instance.state.clone();
                 let applied = reload::apply(instance, config, &compiled, &machine)?;
                 tell_lines(&before, &instance.state);
+                for one in instance.state.elsewhere.iter().filter(|one| !before.elsewhere.contains(one)) {
+                    say(format!("{}: not served; what this machine itself sends by it is steered", one.name));
+                }
                 if let Some(changes) = describe_changes(&before, &instance.state, &applied) {
                     say(changes);
                 }
@@ -156,8 +159,7 @@ impl Follower {
                 if instance.state.fallback_routes != added {
                     instance.file.write(&instance.state)?;
                 }
-                let served = instance.state.interfaces.iter().map(|one| one.index).collect();
-                troubles.extend(guard::lines::obstacles(&compiled, &machine, &served));
+                troubles.extend(guard::lines::obstacles(&compiled, &machine));
             }
             Err(problems) => {
                 troubles.insert(format!(

@@ -46,6 +46,8 @@ pub struct Machine {
 pub struct Kernel {
     /// The interfaces of the default routes of the main table, IPv4 and IPv6.
     pub default_by: [BTreeSet<u32>; 2],
+    /// The interfaces of all routes, of any table, that lead elsewhere: default routes, and those with a router.
+    pub leads_by: BTreeSet<u32>,
     /// The default routes that `forwarder run` has added, which are not among those.
     pub fallback_routes: BTreeSet<FallbackRoute>,
     /// The interfaces with strict reverse-path filtering (`rp_filter` 1, of the interface or of all).

@@ -148,8 +148,8 @@ impl Netlink {
         Ok(false)
     }
 
-    /// The default routes of a family in the main table.
-    async fn default_routes(&self, v6: bool) -> Result<Vec<RouteMessage>> {
+    /// The routes of a family that lead elsewhere: default routes, and those with a router.
+    async fn routes_elsewhere(&self, v6: bool) -> Result<Vec<RouteMessage>> {
         let request = if v6 {
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()
         } else {
@@ -157,7 +157,7 @@ impl Netlink {
         };
         let routes: Result<Vec<RouteMessage>, _> = self.handle.route().get(request).execute().try_collect().await;
         match routes {
-            Ok(routes) => Ok(routes.into_iter().filter(is_default).collect()),
+            Ok(routes) => Ok(routes.into_iter().filter(leads_elsewhere).collect()),
             // A kernel without IPv6 has no routes to list.
             Err(rtnetlink::Error::NetlinkError(_)) => Ok(Vec::new()),
             Err(error) => Err(error).context("cannot list the routes over netlink"),
@@ -169,7 +169,11 @@ impl Netlink {
         let strict = links.iter().map(|link| &link.interface).filter(|interface| is_strict(&interface.name));
         let mut kernel = Kernel { strict: strict.map(|interface| interface.index).collect(), ..Kernel::default() };
         for (v6, by) in [false, true].into_iter().zip(&mut kernel.default_by) {
-            for route in self.default_routes(v6).await? {
+            for route in self.routes_elsewhere(v6).await? {
+                kernel.leads_by.extend(ways(&route));
+                if !is_default(&route) {
+                    continue;
+                }
                 match FallbackRoute::of(&route) {
                     Some(ours) => drop(kernel.fallback_routes.insert(ours)),
                     None => by.extend(ways(&route)),
@@ -404,10 +408,15 @@ pub(crate) fn for_special_use(attributes: &[AddressAttribute]) -> (bool, bool, b
 }
 
 fn is_default(route: &RouteMessage) -> bool {
-    let header = &route.header;
-    header.destination_prefix_length == 0
-        && header.kind == RouteType::Unicast
-        && header.table == RouteHeader::RT_TABLE_MAIN
+    route.header.destination_prefix_length == 0 && route.header.table == RouteHeader::RT_TABLE_MAIN
+}
+
+fn leads_elsewhere(route: &RouteMessage) -> bool {
+    let by_router = |attribute: &RouteAttribute| {
+        matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_))
+    };
+    let somewhere = route.header.destination_prefix_length == 0 || route.attributes.iter().any(by_router);
+    somewhere && route.header.kind == RouteType::Unicast
 }
 
 /// The interfaces that a route leads to: one, or several by turns.

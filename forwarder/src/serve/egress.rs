@@ -20,6 +20,18 @@ pub const fn program(has_link_header: bool) -> &'static str {
     if has_link_header { load::EGRESS } else { load::EGRESS_L3 }
 }
 
+/// Opens the program where it is pinned, and loads and pins it where it is not.
+pub fn prepared(pins: &Path, log_level: u8, has_link_header: bool) -> Result<SchedClassifier> {
+    let name = program(has_link_header);
+    if !attach::is_pinned(pins, name) {
+        let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
+        let globals = Globals { slot: 0, mac: [0; 6], log_level, record: false };
+        let mut bpf = load::open(pins, &sizes, globals)?;
+        attach::pin_program(load::classifier(&mut bpf, name)?, pins, name)?;
+    }
+    attach::classifier(pins, name)
+}
+
 /// Attaches it, in the way that the program for what arrives is.
 pub fn attach(pins: &Path, program: &mut SchedClassifier, attached: &mut AttachedInterface) -> Result<()> {
     let tcx = attached.tc == TcAttachment::Tcx;
@@ -35,14 +47,7 @@ pub fn attach_all(pins: &Path, state: &mut State) -> Result<()> {
         let slot = attached.slot;
         // What a command that died half-way may have left.
         attach::release_egress(pins, slot)?;
-        let name = program(attached.mac.is_some());
-        if !attach::is_pinned(pins, name) {
-            let sizes = tables::map_sizes(&Tables::open(pins)?.sizes());
-            let globals = Globals { slot, mac: attached.mac.unwrap_or_default(), log_level, record: false };
-            let mut bpf = load::open(pins, &sizes, globals)?;
-            attach::pin_program(load::classifier(&mut bpf, name)?, pins, name)?;
-        }
-        attach(pins, &mut attach::classifier(pins, name)?, attached)?;
+        attach(pins, &mut prepared(pins, log_level, attached.mac.is_some())?, attached)?;
     }
     Ok(())
 }

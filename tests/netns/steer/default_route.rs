@@ -10,7 +10,12 @@ use super::{Lines, in_both_modes, network, on, steer};
 use crate::daemon::Daemon;
 use crate::setting::Mode;
 
-in_both_modes!(a_default_route_that_is_gone_is_replaced_until_it_is_back, nobody_replaces_it_who_is_not_to);
+in_both_modes!(
+    a_default_route_that_is_gone_is_replaced_until_it_is_back,
+    nobody_replaces_it_who_is_not_to,
+    it_need_not_be_by_an_interface_that_is_served,
+    it_may_lead_to_an_interface_that_appears_later,
+);
 
 const INTERFACES: [&str; 3] = ["eth0", "eth1", "eth2"];
 const METRIC: &str = "metric 4294967294";
@@ -111,4 +116,59 @@ fn nobody_replaces_it_who_is_not_to(mode: Mode) {
     assert_eq!(added(host), 0);
     let server = TcpServer::start(host, SocketAddr::new(on(1, Family::V4, 7), 80)).unwrap();
     test.transfers(server.address()).unwrap_err();
+}
+
+/// The kernel sends everything by `eth0`, which has the program for what leaves and nothing else.
+fn it_need_not_be_by_an_interface_that_is_served(mode: Mode) {
+    let test = network("steerelse", mode);
+    let host = &test.net.forwarder;
+    let config = test.forwarder.config.to_str().unwrap();
+    test.forwarder.configure(&steer());
+    let ends = Family::ALL.map(|family| SocketAddr::new(on(1, family, 7), 80));
+    let _servers = ends.map(|end| TcpServer::start(host, end).unwrap());
+    for more in [&[][..], &["--no-tcx"]] {
+        let load = ["load", "--mode", test.setting.mode_word(), "--config", config, "--iface", "eth1"];
+        let said = test.forwarder.succeed(&[&load[..], more].concat());
+        assert!(said.contains("eth0: not served") && !said.contains("Warning: steer"), "{said}");
+        let work = |about: &str| {
+            for end in ends {
+                test.works(end, about);
+            }
+        };
+        work("by an interface that is not served");
+        test.forwarder.succeed(&["remove", "second"]);
+        test.forwarder.succeed(&["reload"]);
+        work("after a reload");
+        test.forwarder.succeed(&["unload"]);
+        assert!(!host.run(&["tc", "qdisc", "show"]).unwrap().contains("clsact"), "{more:?}");
+    }
+    let [v4, _] = ends;
+    test.transfers(v4).unwrap_err();
+}
+
+fn it_may_lead_to_an_interface_that_appears_later(mode: Mode) {
+    let test = network("steerlater", mode);
+    let host = &test.net.forwarder;
+    test.forwarder.configure(&format!("fallback_route = false\n{}", steer()));
+    let daemon = Daemon::start(&test.forwarder, test.setting, &["eth1"]);
+    daemon.says("eth0: not served");
+    default_routes(host, "del");
+    for n in [1, 2] {
+        // Another device each time.
+        host.ip(&format!("link add gap{n} type veth peer name gape{n}")).unwrap();
+        let (name, end) = (format!("late{n}"), format!("end{n}"));
+        test.net.lab.link(host, &name, &test.routers[0], &end, forwarder_lab::LinkOptions::default()).unwrap();
+        for (host, interface, number) in [(host, &name, 1), (&test.routers[0], &end, 2)] {
+            host.address(interface, &format!("10.99.{n}.{number}/24")).unwrap();
+            host.address(interface, &format!("fd99:{n}::{number}/64")).unwrap();
+        }
+        host.route("default", &format!("via 10.99.{n}.2")).unwrap();
+        host.route("default", &format!("via fd99:{n}::2")).unwrap();
+        daemon.says(&format!("{name}: not served; what this machine itself sends by it is steered"));
+        for family in Family::ALL {
+            let server = TcpServer::start(host, SocketAddr::new(on(1, family, 7), 80)).unwrap();
+            test.works(server.address(), "by an interface that came later");
+        }
+        host.ip(&format!("link del {name}")).unwrap();
+    }
 }

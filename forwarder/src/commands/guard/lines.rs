@@ -1,5 +1,5 @@
 //! What keeps a `[[steer]]` from working that is not in the configuration: the kernel has to send the machine's own packets
-//! at all, by an interface that is served, and has to take what comes in by the line.
+//! at all, and has to take what comes in by the line.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,11 @@ use crate::{
     machine::{Kernel, Machine},
 };
 
-/// A sentence for each obstacle. `served` are the interfaces with programs on them.
-pub fn obstacles(compiled: &Compiled, machine: &Machine, served: &BTreeSet<u32>) -> Vec<String> {
+/// A sentence for each obstacle.
+pub fn obstacles(compiled: &Compiled, machine: &Machine) -> Vec<String> {
     let Some(kernel) = &machine.kernel else { return Vec::new() };
-    let name = |index: u32| {
-        machine
-            .interfaces
-            .iter()
-            .find(|one| one.index == index)
-            .map_or_else(|| index.to_string(), |one| one.name.clone())
-    };
+    // `forwarder run` adds a default route itself.
+    let is_added = machine.followed && compiled.fallback_route;
     let mut sentences = Vec::new();
     for steer in &compiled.steers {
         let label = format!("steer \"{}\": ", steer.name);
@@ -26,9 +21,8 @@ pub fn obstacles(compiled: &Compiled, machine: &Machine, served: &BTreeSet<u32>)
             if lines.is_empty() {
                 continue;
             }
-            let is_added = machine.followed && compiled.fallback_route;
-            let sentence = way_out(kernel, &lines, v6, served, name).filter(|(missing, _)| !(*missing && is_added));
-            sentences.extend(sentence.map(|(_, sentence)| label.clone() + &sentence));
+            let missing = default_route(kernel, &lines, v6).filter(|_| !is_added);
+            sentences.extend(missing.map(|sentence| label.clone() + &sentence));
             if v6 {
                 continue;
             }
@@ -50,37 +44,17 @@ fn is_default(kernel: &Kernel, line: &Line) -> bool {
     v4.contains(&line.interface)
 }
 
-/// What is wrong with where the kernel sends packets before they are steered; and whether it is that there is no default
-/// route, which `forwarder run` mends.
-fn way_out(
-    kernel: &Kernel,
-    lines: &[&Line],
-    v6: bool,
-    served: &BTreeSet<u32>,
-    name: impl Fn(u32) -> String,
-) -> Option<(bool, String)> {
+/// That the kernel sends nothing to elsewhere.
+fn default_route(kernel: &Kernel, lines: &[&Line], v6: bool) -> Option<String> {
     let [v4_by, v6_by] = &kernel.default_by;
     let (family, option, by) = if v6 { ("IPv6", " -6", v6_by) } else { ("IPv4", "", v4_by) };
-    if by.is_empty() {
-        let line = lines.iter().find(|line| line.interface != 0)?;
-        let via = line.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
-        return Some((
-            true,
-            format!(
-                "this machine has no default route for {family}, so the kernel sends nothing to elsewhere that could be \
-                 steered; try, of the lowest preference: ip{option} route add default {via}dev {} metric 4000000; or \
-                 `forwarder run`, which does that",
-                line.interface_name
-            ),
-        ));
-    }
-    let elsewhere = by.iter().find(|index| !served.contains(index))?;
-    let name = name(*elsewhere);
-    let sentence = format!(
-        "the default route for {family} is by {name}, which is not served: what this machine itself sends leaves there \
-         without being steered; add it: --iface {name}, or `interfaces` in the configuration"
-    );
-    Some((false, sentence))
+    let line = lines.iter().find(|line| line.interface != 0).filter(|_| by.is_empty())?;
+    let via = line.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
+    Some(format!(
+        "this machine has no default route for {family}, so the kernel sends nothing to elsewhere that could be steered; try, \
+         of the lowest preference: ip{option} route add default {via}dev {} metric 4000000; or `forwarder run`, which adds one",
+        line.interface_name
+    ))
 }
 
 #[cfg(test)]
