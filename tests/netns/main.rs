@@ -44,6 +44,7 @@ mod forwarder;
 mod fragments;
 mod hairpin;
 mod icmp_errors;
+mod lines;
 mod links;
 mod listens;
 mod mappings;

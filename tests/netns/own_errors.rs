@@ -8,10 +8,10 @@ use forwarder_lab::{Family, Host, TcpServer, Topology, Transfer};
 use crate::config::rule;
 use crate::forwarder::Forwarder;
 use crate::icmp_errors::{set_hops, time_exceeded};
-use crate::links::Line;
+use crate::lines::{self, Line};
 use crate::path_mtu::{ROUTE_MTU, narrow};
 use crate::setting::{Setting, Source, family_name, public_address};
-use crate::{hairpin, links, masquerade, prefixes};
+use crate::{hairpin, masquerade, prefixes};
 
 const PORT: u16 = 80;
 const MANY: u64 = 3_000_000;
@@ -105,7 +105,7 @@ fn to_neighbours_of_the_backend() {
 /// Without link header in front of what is said, too.
 #[test]
 fn on_lines_without_link_header() {
-    let (net, _cables): (Topology, _) = links::network("owntun", Line::Tun, Line::Tun);
+    let (net, _cables): (Topology, _) = lines::network("owntun", Line::Tun, Line::Tun);
     let forwarder = Forwarder::on(&net);
     let mut config = "mss_clamp = false\n".to_owned();
     for family in Family::ALL {

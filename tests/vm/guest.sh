@@ -18,6 +18,8 @@ mount -t tracefs tracefs /sys/kernel/tracing
 # Opening it loads the module; udev, which would make the node, does not run here.
 mkdir -p /dev/net
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
+# Nor does anything load drivers.
+modprobe virtio_net
 ip link set lo up
 hostname guest
 

@@ -54,7 +54,7 @@ enum Stage {
     Demo,
     /// cargo xtask bench --quick --check: ratios that must hold
     Bench,
-    /// The loaded programs under Debian's older kernels in a virtual machine (cargo xtask vm)
+    /// Loaded programs and networks under Debian's kernels in virtual machines (cargo xtask vm)
     Kernels,
 }
 
@@ -118,7 +118,10 @@ impl Stage {
             }
             Self::Kernels => {
                 let mut kernels = Command::new(env::current_exe().context("cannot find the running xtask")?);
-                kernels.args(["vm", "--timeout", "2400", "--"]).args(filters);
+                kernels.args(["vm", "--timeout", "2400"]);
+                if !filters.is_empty() {
+                    kernels.arg("--").args(filters);
+                }
                 vec![kernels]
             }
         })

@@ -55,8 +55,9 @@ pub(crate) fn build(tests: &[String]) -> Result<Binaries> {
 }
 
 impl Binaries {
-    /// One step per test binary, with the environment cargo would give it and what the tests ask for.
-    pub(crate) fn job(&self, arguments: &[String]) -> Job {
+    /// One step per test binary, with the environment cargo would give it and what the tests ask for. `arguments` says
+    /// what each of them is given.
+    pub(crate) fn job(&self, arguments: impl Fn(&str) -> Vec<String>) -> Job {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let environment = [("FORWARDER_LAB_PATIENCE", PATIENCE.to_owned())]
             .into_iter()
@@ -70,11 +71,27 @@ impl Binaries {
                 name: test.name.clone(),
                 directory: test.package.clone(),
                 environment: vec![("CARGO_MANIFEST_DIR".to_owned(), text(&test.package))],
-                command: std::iter::once(text(&test.executable)).chain(arguments.iter().cloned()).collect(),
+                command: std::iter::once(text(&test.executable)).chain(arguments(&test.name)).collect(),
             })
             .collect();
         Job { environment, steps }
     }
+}
+
+/// Fails unless each of these names is that of a test: of a name that is wrong, nothing would be run, and nothing said.
+pub(crate) fn check_names(step: &Step, names: &[&str]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (program, _) = step.command.split_first().context("a step without a command")?;
+    let listed = super::tools::output(Path::new(program), ["--list"])?;
+    let listed = String::from_utf8_lossy(&listed);
+    for name in names {
+        if !listed.lines().any(|line| line.strip_suffix(": test") == Some(name)) {
+            bail!("{} has no test {name} (see xtask/src/vm/subset.rs)", step.name);
+        }
+    }
+    Ok(())
 }
 
 fn cargo(arguments: &[&str]) -> Result<Vec<Artifact>> {
@@ -155,9 +172,9 @@ mod tests {
                 runs_forwarder: true,
             }],
         };
-        let job = binaries.job(&["dnat".to_owned(), "--nocapture".to_owned()]);
+        let job = binaries.job(|name| ["dnat", "--nocapture", name].map(str::to_owned).to_vec());
         let [step] = job.steps.as_slice() else { unreachable!("one binary is one step") };
-        assert_eq!(step.command, ["/t/progrun-1", "dnat", "--nocapture"]);
+        assert_eq!(step.command, ["/t/progrun-1", "dnat", "--nocapture", "progrun"]);
         assert_eq!(step.directory, Path::new("/w/tests"));
         assert!(job.environment.contains(&("FORWARDER_BIN".to_owned(), "/t/forwarder".to_owned())));
     }

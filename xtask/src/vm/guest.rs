@@ -13,14 +13,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
 use super::{
-    initramfs,
+    cables, initramfs,
     job::Job,
     kernel::Kernel,
     progress::Progress,
@@ -39,7 +36,7 @@ pub(crate) struct Guest<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) job: &'a Job,
     pub(crate) tools: &'a Tools,
-    /// The directory of `init` and `guest.sh`.
+    /// The directory of `init`, `guest.sh` and `cables.sh`.
     pub(crate) scripts: &'a Path,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u32,
@@ -149,8 +146,13 @@ impl Guest<'_> {
 
     fn start_qemu(&self, machine: &Machine<'_>, files: &RunFiles) -> Result<Running> {
         // Left open until QEMU is ended: see Machine::arguments.
-        let mut command = self.bound_to_this_process(&self.tools.qemu);
+        let mut command = self.bound_to_this_process(&self.tools.unshare);
         command
+            .arg("--net")
+            .arg(self.scripts.join("cables.sh"))
+            .args(cables::script_arguments())
+            .arg("--")
+            .arg(&self.tools.qemu)
             .args(machine.arguments())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -193,7 +195,7 @@ impl Guest<'_> {
             }
             match wait(&results, signals, left)? {
                 Wake::Late => {}
-                Wake::Signal(signal) => bail!("ended by {signal}"),
+                Wake::Stop => bail!("told to stop"),
                 Wake::Results => {
                     let count = results.read(&mut buffer).context("cannot read results")?;
                     let bytes = buffer.get(..count).unwrap_or_default();
@@ -289,7 +291,7 @@ impl Drop for Running {
 
 enum Wake {
     Results,
-    Signal(Signal),
+    Stop,
     Late,
 }
 
@@ -298,8 +300,9 @@ fn wait(results: &ChildStdout, signals: &Signals, longest: Duration) -> Result<W
     let longest = PollTimeout::try_from(longest).unwrap_or(PollTimeout::MAX);
     poll(&mut files, longest).context("cannot wait for the guest")?;
     let [stop, data] = files.map(|file| file.any().unwrap_or(false));
-    if stop && let Some(signal) = signals.take()? {
-        return Ok(Wake::Signal(signal));
+    // The signal stays, for the other guests.
+    if stop {
+        return Ok(Wake::Stop);
     }
     Ok(if data { Wake::Results } else { Wake::Late })
 }

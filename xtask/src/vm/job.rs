@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// Everything one guest runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Job {
     /// Set for every step; a later entry replaces an earlier one of the same name.
     pub(crate) environment: Vec<(String, String)>,
@@ -17,7 +17,7 @@ pub(crate) struct Job {
 }
 
 /// One command in the guest.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     /// Unique in its job, without white space.
     pub(crate) name: String,

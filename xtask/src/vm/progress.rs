@@ -5,18 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{
-    kernel::Series,
     libtest::{self, Line, TestOutcome},
     report::Event,
 };
 
 /// Shows events; keeps the output of the current step for when it fails.
 pub(crate) struct Progress {
+    all: MultiProgress,
     bar: ProgressBar,
-    series: Series,
+    /// The kernel, for people.
+    kernel: String,
     /// Output goes to standard output as it comes, for a command that was given.
     verbatim: bool,
     started: Instant,
@@ -35,27 +36,28 @@ struct Shown {
 }
 
 impl Progress {
-    pub(crate) fn new(series: Series, verbatim: bool) -> Self {
-        let bar = ProgressBar::new_spinner();
+    /// One of several that run at the same time.
+    pub(crate) fn new(all: &MultiProgress, kernel: &str, verbatim: bool) -> Self {
+        let bar = all.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {wide_msg} {elapsed}") {
             bar.set_style(style);
         }
-        bar.set_prefix(format!("kernel {}:", series.0));
+        bar.set_prefix(format!("kernel {kernel}:"));
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar, series, verbatim, started: Instant::now(), step: None }
+        Self { all: all.clone(), bar, kernel: kernel.to_owned(), verbatim, started: Instant::now(), step: None }
     }
 
     /// Something that takes a while begins.
     pub(crate) fn phase(&self, what: &str) {
         if self.bar.is_hidden() && !self.verbatim {
-            eprintln!("kernel {}: {what}", self.series.0);
+            eprintln!("kernel {}: {what}", self.kernel);
         }
         self.bar.set_message(what.to_owned());
     }
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("kernel {}: {text}", self.series.0));
+        self.all.suspend(|| eprintln!("kernel {}: {text}", self.kernel));
     }
 
     /// Shows one event of the guest.
@@ -91,7 +93,7 @@ impl Progress {
 
     fn output(&mut self, line: &str) {
         if self.verbatim {
-            self.bar.suspend(|| println!("{line}"));
+            self.all.suspend(|| println!("{line}"));
             return;
         }
         let Some(step) = &mut self.step else {
@@ -132,8 +134,8 @@ impl Progress {
         let result = if status == 0 { "ok".to_owned() } else { format!("FAILED (exit status {status})") };
         let sums = step.summary.unwrap_or_else(|| format!("finished in {}", seconds(step.started)));
         // The result is what standard output is for; everything else is about how it came to be.
-        let line = format!("kernel {}: {} {result}: {sums}", self.series.0, step.name);
-        self.bar.suspend(|| println!("{line}"));
+        let line = format!("kernel {}: {} {result}: {sums}", self.kernel, step.name);
+        self.all.suspend(|| println!("{line}"));
     }
 
     /// Prints what the step under way has said so far: the guest ended in the middle of it.
@@ -145,7 +147,7 @@ impl Progress {
 
     /// Prints the whole output of a step: a verifier's log is often long, and its end alone says little.
     fn show(&self, step: &Shown) {
-        self.bar.suspend(|| {
+        self.all.suspend(|| {
             let mut stdout = io::stdout().lock();
             for line in &step.output {
                 // A closed standard output is no reason to lose the result.

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, path::Path};
 
+use super::cables::CABLES;
+
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Accelerator {
@@ -71,6 +73,10 @@ impl Machine<'_> {
         add("-chardev", "stdio,id=results,signal=off".into());
         add("-device", "virtio-serial-pci".into());
         add("-device", format!("virtserialport,chardev=results,name={RESULTS_PORT}").into());
+        for nic in CABLES.iter().flat_map(|cable| cable.nics()) {
+            add("-netdev", nic.netdev().into());
+            add("-device", nic.device().into());
+        }
         arguments
     }
 

@@ -46,6 +46,8 @@ impl AsFd for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
+        // What came is dealt with; let through now, it would end this process.
+        while let Ok(Some(_)) = self.take() {}
         // Cannot fail: these signals exist.
         let _ = self.added.thread_unblock();
     }

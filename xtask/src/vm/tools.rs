@@ -24,6 +24,7 @@ pub(crate) struct Tools {
     /// Statically linked: it is all the initramfs has.
     pub(crate) busybox: PathBuf,
     pub(crate) setpriv: PathBuf,
+    pub(crate) unshare: PathBuf,
     pub(crate) depmod: PathBuf,
 }
 
@@ -62,6 +63,7 @@ impl Tools {
             ),
             busybox: need(find_program("busybox").filter(|path| is_static(path)), "busybox (statically linked)"),
             setpriv: need(find_program("setpriv"), "setpriv"),
+            unshare: need(find_program("unshare"), "unshare"),
             depmod: need(find_program("depmod"), "depmod"),
         };
         if !missing.is_empty() {
