@@ -22,7 +22,7 @@ pub(crate) fn in_and_out_and_when_a_port_fails() {
     lines::everything_crosses(&net, &forwarder, "by the other port");
 }
 
-/// XDP runs on a bond, in its ports' drivers; but a bond does not take what XDP sends: that goes by TC.
+/// XDP on a bond runs in the drivers of its ports.
 pub(crate) fn native_xdp() {
     let (net, _cables) = lines::network("bondxdp", Line::Bond("balance-xor"), Line::Bond("active-backup"));
     for (host, ports) in [

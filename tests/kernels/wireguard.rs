@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,6 +41,7 @@ fn tunnel(lab: &Lab, vps: &Host, home: &Host) {
         fs::create_dir(&directory).unwrap();
         let config = directory.join("wg0.conf");
         fs::write(&config, text).unwrap();
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
         host.run(&["wg-quick", "up", config.to_str().unwrap()]).unwrap();
     }
 }
