@@ -44,6 +44,7 @@ mod forwarder;
 mod fragments;
 mod hairpin;
 mod icmp_errors;
+#[allow(dead_code, reason = "some kinds of lines are for other kernels: tests/kernels")]
 mod lines;
 mod links;
 mod listens;

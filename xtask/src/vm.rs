@@ -187,9 +187,9 @@ fn tests(args: &VmArgs) -> Result<Job> {
     let whole = named || args.whole || !args.test_args.is_empty();
     let chosen = |target: &str| if whole { &[] } else { subset::of(target) };
     let job = binaries::build(&targets)?.job(|target| {
-        let names = chosen(target);
-        let exact = (!names.is_empty()).then_some("--exact");
-        let words = names.iter().copied().chain(exact).map(str::to_owned);
+        let filters = chosen(target);
+        let exact = (!filters.is_empty()).then_some("--exact");
+        let words = filters.iter().copied().chain(exact).map(str::to_owned);
         words.chain(args.test_args.iter().cloned()).collect()
     });
     for step in &job.steps {

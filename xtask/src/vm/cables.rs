@@ -90,11 +90,11 @@ pub(crate) fn described() -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{CABLES, described, script_arguments};
+    use super::{CABLES, Cable, described, script_arguments};
 
     #[test]
     fn nics_are_told_apart() {
-        let nics: Vec<_> = CABLES.iter().flat_map(|cable| cable.nics()).collect();
+        let nics: Vec<_> = CABLES.iter().flat_map(Cable::nics).collect();
         assert_eq!(nics.iter().map(|nic| &nic.mac).collect::<BTreeSet<_>>().len(), 2 * CABLES.len());
         // IFNAMSIZ, with the byte that ends it.
         assert!(nics.iter().all(|nic| nic.tap.len() < 16));

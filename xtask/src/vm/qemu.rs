@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use super::cables::CABLES;
+use super::cables::{CABLES, Cable};
 
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -73,7 +73,7 @@ impl Machine<'_> {
         add("-chardev", "stdio,id=results,signal=off".into());
         add("-device", "virtio-serial-pci".into());
         add("-device", format!("virtserialport,chardev=results,name={RESULTS_PORT}").into());
-        for nic in CABLES.iter().flat_map(|cable| cable.nics()) {
+        for nic in CABLES.iter().flat_map(Cable::nics) {
             add("-netdev", nic.netdev().into());
             add("-device", nic.device().into());
         }
