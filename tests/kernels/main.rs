@@ -34,7 +34,10 @@ use libtest_mimic::{Arguments, Trial};
 
 use needs::Need::{self, Bond, VirtioNics, Vlan, WireGuard};
 
-const TESTS: [(&str, &[Need], fn()); 10] = [
+/// The name of a test, what it needs, and the test.
+type Test = (&'static str, &'static [Need], fn());
+
+const TESTS: [Test; 10] = [
     ("bonds::in_and_out_and_when_a_port_fails", &[Bond], bonds::in_and_out_and_when_a_port_fails),
     ("bonds::native_xdp", &[Bond], bonds::native_xdp),
     ("virtio::auto_takes_tc", &[VirtioNics], virtio::auto_takes_tc),

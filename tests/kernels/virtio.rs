@@ -57,10 +57,14 @@ impl Cabled {
             (&forwarder, "eth1", ["10.8.0.1/24", "fd08::1/64"]),
             (&home, "eth0", ["10.8.0.2/24", "fd08::2/64"]),
         ] {
-            addresses.iter().for_each(|address| host.address(interface, address).unwrap());
+            for address in addresses {
+                host.address(interface, address).unwrap();
+            }
         }
         for (host, gateways) in [(&client, ["198.51.100.1", "2001:db8:1::1"]), (&home, ["10.8.0.1", "fd08::1"])] {
-            gateways.iter().for_each(|gateway| host.route("default", &format!("via {gateway}")).unwrap());
+            for gateway in gateways {
+                host.route("default", &format!("via {gateway}")).unwrap();
+            }
         }
         Self { net: Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab }, _all: all }
     }

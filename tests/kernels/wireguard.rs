@@ -138,10 +138,14 @@ pub(crate) fn uplink() {
         (&gate, "eth1", ["192.168.7.1/24", "fd07::1/64"]),
         (&server, "eth0", ["192.168.7.2/24", "fd07::2/64"]),
     ] {
-        addresses.iter().for_each(|address| host.address(interface, address).unwrap());
+        for address in addresses {
+            host.address(interface, address).unwrap();
+        }
     }
     for (host, gateways) in [(&client, ["198.51.100.1", "2001:db8:10::1"]), (&server, ["192.168.7.1", "fd07::1"])] {
-        gateways.iter().for_each(|gateway| host.route("default", &format!("via {gateway}")).unwrap());
+        for gateway in gateways {
+            host.route("default", &format!("via {gateway}")).unwrap();
+        }
     }
     tunnel(&lab, &vps, &gate);
     for family in ["-4", "-6"] {
