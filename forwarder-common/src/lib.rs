@@ -10,7 +10,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 extern crate std;
 
 pub mod abi;
@@ -25,6 +25,8 @@ pub mod fast;
 mod find;
 pub mod flow_state;
 pub mod fragment;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 pub mod icmp_error;
 mod mapping;
 pub mod mss;
@@ -36,10 +38,14 @@ pub mod parse;
 mod passing;
 pub mod prefix;
 pub mod steer;
+#[cfg(any(test, feature = "testing"))]
+pub mod steps;
 pub mod tables;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets need less than tests"))]
 mod test_packet;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, unused_macros, reason = "fuzz targets need less than tests"))]
 mod test_world;
 pub mod verdict;
 pub mod window;

@@ -271,5 +271,5 @@ pub enum Event {
     PortClash,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub mod memory;

@@ -9,20 +9,14 @@ use crate::{
     abi::{Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Side, rule_flags, setting_flags},
     address::{V4, V6},
     checksum::Delta,
-    complete,
     cut::Cut,
     fast,
     flow_state::FlowState,
-    fragment,
-    icmp_error::{self, Embeds},
-    mss, outgoing,
-    packet::Packet,
+    icmp_error::Embeds,
+    mss,
     parse::{Ipv4, Ipv6},
-    steer,
-    tables::{
-        Tables as _,
-        memory::{Memory, MemoryAddress},
-    },
+    steps,
+    tables::memory::{Memory, MemoryAddress},
     test_packet::{Body, NETWORK, TestPacket},
     verdict::{Kind, Outcome, Verdict},
     wire::{ethernet, ipv4},
@@ -366,33 +360,10 @@ impl<F: TestFamily> World<F> {
         let mut packet = frame.as_mut_slice();
         let verdict = match hook {
             Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK),
-            Hook::Tc => self.process_at_tc(&mut packet),
+            Hook::Tc => steps::tc::<F, _>(&mut packet, &self.tables, NETWORK),
         };
         self.tables.check_protected_pairs();
         (verdict, frame)
-    }
-
-    /// The steps of the TC program, as in forwarder-ebpf's main.rs.
-    fn process_at_tc(&self, packet: &mut impl Packet) -> Verdict {
-        let verdict = self.without_lines(packet);
-        let steers = self.tables.settings.flags & setting_flags::STEER != 0 && steer::may_forward(verdict.outcome);
-        if steers { steer::forward::<F, _>(packet, &self.tables, NETWORK, verdict.outcome) } else { verdict }
-    }
-
-    fn without_lines(&self, packet: &mut impl Packet) -> Verdict {
-        let verdict = complete::process::<F, _>(packet, &self.tables, NETWORK);
-        match verdict.outcome {
-            Outcome::Fragment => fragment::later::<F, _>(packet, &self.tables, NETWORK),
-            Outcome::IcmpOther => icmp_error::process::<F, _>(packet, &self.tables, NETWORK),
-            Outcome::NotOurs if self.tables.settings.flags & setting_flags::MASQUERADE != 0 => {
-                match self.tables.kept().map(|parsed| outgoing::open::<F, _>(&self.tables, parsed)) {
-                    Some(Ok(())) => complete::process::<F, _>(packet, &self.tables, NETWORK),
-                    Some(Err(outcome)) => Verdict::of(outcome),
-                    None => panic!("what is not ours was read"),
-                }
-            }
-            _ => verdict,
-        }
     }
 
     /// A frame at TC, and what is handed in again: what became of each in the end, in this order.

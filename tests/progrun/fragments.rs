@@ -100,3 +100,23 @@ fn fragments_wait_for_their_first() {
         }
     });
 }
+
+/// What is longer than a place to wait in cannot wait: the first would have been sent in no more than that either.
+#[test]
+fn a_fragment_that_cannot_wait_is_dropped() {
+    world::with(RULES, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            let (client, listen) = (end(family, "client", 61_004), end(family, "public", 8443));
+            let request = TestPacket::new(client, listen, Udp).with(|p| p.payload = vec![7; 3_300]);
+            let header = if family == Family::V4 { 20 } else { 48 };
+            // The longest that can, in eight bytes, and the next.
+            let most = (1_504 - header) / 8 * 8;
+            for (length, outcome) in [(most, Outcome::HeldForFirst), (most + 8, Outcome::DropNotHeld)] {
+                let bytes = 1_600..1_600 + length;
+                let frame = arriving(world, &request, &Piece { bytes, more: true });
+                check_frame(world, "before its first", Hook::Tc, &frame, &Expected::from(outcome));
+            }
+        }
+    });
+}

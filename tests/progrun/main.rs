@@ -14,6 +14,7 @@
 )]
 
 mod connection;
+mod differential;
 mod drops;
 mod fixture;
 mod flows;

@@ -1,13 +1,78 @@
-//! The kernel's verifier takes every program.
+//! The kernel's verifier takes every program, and what they cost is as it is on record.
+//!
+//! `FORWARDER_RECORD=1 cargo test -p forwarder-tests --test progrun -- every_program_loads` writes `recorded.toml` anew, for
+//! the running kernel's series: in review it shows what a change costs.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapInfo;
 use aya::programs::Program;
+use serde::{Deserialize, Serialize};
 
 use crate::world;
+
+/// What may be more than on record without anybody having to say so, in percent: compilers differ.
+const TOLERANCE: u32 = 5;
+
+/// `recorded.toml`.
+#[derive(Default, Deserialize, Serialize)]
+struct Recorded {
+    /// Bytes of key and value of each map's entries.
+    entries: BTreeMap<String, u32>,
+    /// By kernel series and program.
+    kernel: BTreeMap<String, BTreeMap<String, Cost>>,
+}
+
+/// What a program costs on a kernel.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+struct Cost {
+    /// Instructions that the verifier looked at; it gives up at a million.
+    verified: u32,
+    /// Bytes of the program as the kernel has rewritten it.
+    bytes: u32,
+}
+
+fn path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("progrun/recorded.toml")
+}
+
+/// Such as 6.12.
+fn series() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.split(['.', '-']).take(2).collect::<Vec<_>>().join(".")
+}
+
+/// Compares with what is on record, or records.
+fn compare(costs: &BTreeMap<String, Cost>, entries: &BTreeMap<String, u32>) {
+    let mut recorded: Recorded =
+        std::fs::read_to_string(path()).map_or_else(|_| Recorded::default(), |text| toml::from_str(&text).unwrap());
+    let series = series();
+    if std::env::var_os("FORWARDER_RECORD").is_some() {
+        recorded.entries.clone_from(entries);
+        recorded.kernel.insert(series, costs.clone());
+        std::fs::write(path(), toml::to_string(&recorded).unwrap()).unwrap();
+        return;
+    }
+    assert_eq!(entries, &recorded.entries, "bytes of maps' entries; FORWARDER_RECORD=1 records them");
+    let Some(known) = recorded.kernel.get(&series) else {
+        println!("nothing is on record for Linux {series}");
+        return;
+    };
+    for (name, cost) in costs {
+        let Cost { verified, bytes } = known[name];
+        for (what, now, then) in [("instructions verified", cost.verified, verified), ("bytes", cost.bytes, bytes)] {
+            let most = then + then * TOLERANCE / 100 + 64;
+            assert!(now <= most, "{name}: {now} {what}, {then} on record; FORWARDER_RECORD=1 records it");
+        }
+    }
+}
 
 #[test]
 fn every_program_loads() {
     world::with("", |world| {
         let mut seen = vec![];
+        let mut costs = BTreeMap::new();
         for (name, program) in world.bpf().programs_mut() {
             let info = match program {
                 Program::Xdp(xdp) => {
@@ -33,7 +98,9 @@ fn every_program_loads() {
             };
             let info = info.unwrap();
             let (verified, size) = (info.verified_instruction_count(), info.size_translated());
-            println!("{name}: {} instructions verified, {} bytes", verified.unwrap(), size.unwrap());
+            let cost = Cost { verified: verified.unwrap(), bytes: size.unwrap() };
+            println!("{name}: {cost:?}");
+            costs.insert(name.to_owned(), cost);
             seen.push(name.to_owned());
         }
         seen.sort();
@@ -51,5 +118,13 @@ fn every_program_loads() {
                 "forwarder_xdp"
             ]
         );
+        let pins = world.pins.join("maps");
+        let maps = std::fs::read_dir(if pins.exists() { &pins } else { &world.pins }).unwrap();
+        let entries = maps.filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let info = MapInfo::from_pin(&path).ok()?;
+            Some((path.file_name()?.to_str()?.to_owned(), info.key_size() + info.value_size()))
+        });
+        compare(&costs, &entries.collect());
     });
 }

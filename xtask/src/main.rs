@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod dist;
+mod fuzz;
 mod oracle;
 mod progress;
 mod setup;
@@ -35,6 +36,7 @@ enum Command {
     Test(test::Options),
     Bench(bench::Options),
     Oracle(oracle::Options),
+    Fuzz(fuzz::Options),
     Dist(dist::Options),
     Vm(vm::VmArgs),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Oracle(options) => oracle::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Vm(options) => {
             setup::ensure().and_then(|_ready| setup::ensure_guests()).and_then(|()| vm::run(&options))

@@ -1,0 +1,6 @@
+//! libFuzzer on [`forwarder_common::fuzz::fragments`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    forwarder_common::fuzz::fragments(bytes);
+});
