@@ -3,6 +3,7 @@
 //!
 //! What a frame should look like is read by `frame`, which shares nothing with the parser under test.
 #![allow(
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
     clippy::panic,
@@ -73,7 +74,7 @@ pub fn run(target: Target, seed: u64, runs: u32) -> Seen {
     for number in 0..runs {
         let bytes = random.bytes();
         match panic::catch_unwind(|| target(&bytes)) {
-            Ok(seen) => seen.into_iter().for_each(|(outcome, times)| *all.entry(outcome).or_default() += times),
+            Ok(outcomes) => outcomes.into_iter().for_each(|(outcome, times)| *all.entry(outcome).or_default() += times),
             Err(why) => {
                 eprintln!("seed {seed}, input {number}: {bytes:02x?}");
                 panic::resume_unwind(why);

@@ -111,7 +111,9 @@ mod tests {
     fn every_seed_by_itself() {
         let seeds = seeds();
         assert!(seeds.len() > 80, "only {}", seeds.len());
-        seeds.iter().for_each(|seed| file(seed));
+        for seed in &seeds {
+            file(seed);
+        }
     }
 
     #[test]

@@ -5,7 +5,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{setup, workspace::{cargo, target_dir};
+use crate::{
+    setup,
+    workspace::{cargo, target_dir},
+};
 
 /// Give a fuzz target as many inputs as there is time for
 ///

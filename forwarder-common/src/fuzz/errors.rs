@@ -81,7 +81,7 @@ fn check<F: TestFamily>(world: &crate::test_world::World<F>, told: &Told, came: 
         quoted.truncate(20 + usize::from(told.quoted));
     }
     let ports = frame::layout(&left[NETWORK..]).is_some_and(|layout| quoted.len() >= layout.transport + 8);
-    quoted.extend((0..told.tail).filter(|_| told.tail % 4 == 0));
+    quoted.extend((0..told.tail).filter(|_| told.tail.is_multiple_of(4)));
     let kinds: [u8; 4] = if src.is_ipv4() { [3, 11, 12, 5] } else { [1, 2, 3, 4] };
     let kind = if told.kind < 224 { kinds[usize::from(told.kind % 4)] } else { told.kind };
     let ends = (party(told.from, dst.ip()), party(told.to, src.ip()));

@@ -55,7 +55,7 @@ fn of<F: TestFamily>(bytes: &mut Unstructured<'_>) -> Result<Seen> {
             break;
         }
         let datagram = Datagram::arbitrary(bytes)?;
-        check(&machine, &world, &datagram, u32::try_from(number).unwrap(), &mut seen);
+        check(machine, &world, &datagram, u32::try_from(number).unwrap(), &mut seen);
     }
     Ok(seen)
 }
@@ -80,7 +80,7 @@ fn pieces(packet: &TestPacket, datagram: &Datagram) -> (Vec<Piece>, bool) {
     (pieces, false)
 }
 
-fn check<F: TestFamily>(machine: &Machine, world: &World<F>, datagram: &Datagram, number: u32, seen: &mut Seen) {
+fn check<F: TestFamily>(machine: Machine, world: &World<F>, datagram: &Datagram, number: u32, seen: &mut Seen) {
     let packet = datagram.packet.packet::<F>().with(|packet| {
         packet.extensions = vec![];
         packet.options = vec![];

@@ -31,7 +31,7 @@ pub(super) fn layout(ip: &[u8]) -> Option<Layout> {
             return None;
         }
         let length = word(ip, 2);
-        let has_transport = word(ip, 6) & 0x1fff == 0;
+        let has_transport = word(ip, 6).is_multiple_of(0x2000);
         let end = length.min(ip.len());
         return Some(Layout { v4: true, transport, length, end, protocol: ip[9], has_transport });
     }
