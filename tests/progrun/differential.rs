@@ -263,8 +263,8 @@ impl Run {
             }
             if self.random.u8(..40) == 0 {
                 // The kernel runs nothing on less than the header that the ethertype promises.
-                let least = NETWORK + if self.family == Family::V4 { 20 } else { 40 };
-                let length = self.random.usize(least..=frame.len().max(least));
+                let shortest = NETWORK + if self.family == Family::V4 { 20 } else { 40 };
+                let length = self.random.usize(shortest..=frame.len().max(shortest));
                 frame.truncate(length);
             }
         }
