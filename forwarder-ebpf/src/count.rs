@@ -36,10 +36,11 @@ pub(crate) fn at_tc(hook: Hook, packet: &TcPacket, outcome: Outcome) {
     }
 }
 
-/// The interface that a program at TC runs for.
+/// The interface that a program at TC runs for. None where only what leaves is looked at, since routes lead there: that
+/// counts for its line, not for an interface.
 #[inline(always)]
 pub(crate) fn served(packet: &TcPacket) -> Option<KnownInterface> {
-    // SAFETY: copied at once; should the loader write it in this moment, the half of it that is new is as good.
+    // SAFETY: copied at once; the loader replaces entries. Should it do so in this moment, a packet is counted elsewhere.
     let interface = unsafe { INTERFACES.get(packet.interface()) }.copied()?;
     (interface.flags & interface_flags::SERVED != 0).then_some(interface)
 }
