@@ -25,9 +25,15 @@ pub fn apply<F: Family>(
     let ports = Delta(rewrite.port_delta);
     match parsed.transport {
         Transport::Tcp | Transport::Udp => {
-            let is_udp = matches!(parsed.transport, Transport::Udp);
-            let offset = at + if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
-            packet.change_checksum(ChecksumChange { offset, pseudo_header: addresses, transport: ports, is_udp })?;
+            let is_tcp = matches!(parsed.transport, Transport::Tcp);
+            let offset = at + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
+            let zero_is_none = parsed.zero_is_no_checksum();
+            packet.change_checksum(ChecksumChange {
+                offset,
+                pseudo_header: addresses,
+                transport: ports,
+                zero_is_none,
+            })?;
             let [s0, s1] = rewrite.src_port.to_ne_bytes();
             let [d0, d1] = rewrite.dst_port.to_ne_bytes();
             packet.write(at, [s0, s1, d0, d1])?;
@@ -35,7 +41,7 @@ pub fn apply<F: Family>(
         Transport::EchoRequest | Transport::EchoReply => {
             let pseudo_header = if F::ECHO_HAS_PSEUDO_HEADER { addresses } else { Delta::NONE };
             let offset = at + icmp::CHECKSUM;
-            packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: ports, is_udp: false })?;
+            packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: ports, zero_is_none: false })?;
             let identifier = match parsed.transport {
                 Transport::EchoRequest => rewrite.src_port,
                 _ => rewrite.dst_port,

@@ -7,7 +7,7 @@ use crate::{
     address::Address,
     apply::apply,
     decide::{Decision, stateless_forward, stateless_reply},
-    find::{Found, find},
+    find::{Found, copy, find},
     flow_state::FlowState,
     fragment, mapping, mss,
     open_flow::open_flow,
@@ -155,11 +155,7 @@ fn commit<A: Address, T: Tables<A>>(
     match found {
         Found::Forward(rule) => return decide_stateless(rule, parsed, Direction::Forward, draft),
         Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
-        Found::New(rule) => {
-            open_flow(tables, parsed, rule, draft)?;
-            let entry = tables.embryonic(&parsed.key).ok_or(Outcome::DropNoFlow)?;
-            draft.decision = Decision::of_flow(&entry.get());
-        }
+        Found::New(rule) => return open_flow(tables, parsed, rule, draft),
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());
             if !entry.is_of(&parsed.key) {
@@ -174,8 +170,11 @@ fn commit<A: Address, T: Tables<A>>(
         Found::Embryonic(entry) => {
             // Before the entry may go: its memory is another flow's then.
             draft.decision = Decision::of_flow(&entry.get());
-            entry.seen(tables.now(), parsed.length);
             let flags = entry.get().flags;
+            if !entry.is_of(&parsed.key) {
+                return Err(Outcome::DropNoFlow);
+            }
+            entry.seen(tables.now(), parsed.length);
             let uses_mapping = flags & (flow_flags::OUTBOUND | flow_flags::INBOUND) != 0;
             if uses_mapping && draft.decision.rewrite.src != parsed.key.src {
                 mapping::refresh(tables, parsed, flags, &draft.decision.rewrite);
@@ -246,7 +245,7 @@ pub(crate) fn grow<A: Address, T: Tables<A>>(
         await_acknowledgment(tables, parsed, key.protocol, entry, draft);
     }
     let proven = state != FlowState::Established || acknowledges(parsed, &entry.get());
-    state as u8 != entry.get().state && proven && advance(tables, parsed, key, entry, state, draft)
+    state as u8 != entry.get().state && proven && advance(tables, parsed, key, entry, draft)
 }
 
 /// How far a client's first acknowledgment may be ahead of the backend's SYN-ACK, for what the backend sent at once.
@@ -310,10 +309,13 @@ fn advance<A: Address, T: Tables<A>>(
     parsed: &Parsed<A>,
     key: &FlowKey<A>,
     entry: T::Entry,
-    state: FlowState,
     draft: &mut Draft<A>,
 ) -> bool {
-    draft.flow = entry.get();
+    // Whoever took its place meanwhile must not be protected under its key.
+    if !copy(key, entry, draft) {
+        return false;
+    }
+    let state = next_state(parsed, &draft.flow);
     draft.flow.state = state as u8;
     draft.flow.write_peer_key(key.protocol, &mut draft.peer_key);
     draft.peer.become_peer(&draft.flow, key);

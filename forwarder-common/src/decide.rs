@@ -40,17 +40,26 @@ impl<A: Copy> Decision<A> {
     }
 }
 
-/// The rule that names an endpoint now: an exact port before a range before a whole address.
+/// The rule that names an endpoint now.
 #[inline(always)]
 fn rule_at<A: Address, T: Tables<A>>(tables: &T, endpoint: Endpoint<A>) -> Option<&Rule<A>> {
+    match tables.slot_of(&endpoint) {
+        0 => None,
+        slot => tables.rule(slot),
+    }
+}
+
+/// The slot of the rule that names an endpoint now, 0 for none: an exact port before a range before a whole address.
+#[inline(always)]
+pub fn find_slot<A: Address, T: Tables<A>>(tables: &T, endpoint: &Endpoint<A>) -> u32 {
     let generation = tables.generation();
-    let exact = tables.endpoint(&endpoint).and_then(|reference| reference.slot(generation));
-    let slot = match exact {
-        Some(slot) => slot,
-        None if tables.has_ranges() => range_at(tables, RangeKey::exact(endpoint), generation)?,
-        None => return None,
-    };
-    tables.rule(slot)
+    if let Some(slot) = tables.endpoint(endpoint).and_then(|reference| reference.slot(generation)) {
+        return slot;
+    }
+    if !tables.has_ranges() {
+        return 0;
+    }
+    range_at(tables, RangeKey::exact(*endpoint), generation).unwrap_or(0)
 }
 
 /// The slot of the longest range around `key` that is in force.
@@ -71,12 +80,12 @@ fn range_at<A: Address, T: Tables<A>>(tables: &T, mut key: RangeKey<A>, generati
     tables.range(&key)?.slot(generation)
 }
 
-/// Whether a listen names the port that a packet with this key arrives at, by itself or in a range. One that names a whole address leaves its ports to
-/// whoever has them.
+/// The rule whose listen names the port that a packet with this key arrives at, by itself or in a range. One that names a whole
+/// address leaves its ports to whoever has them.
 ///
 /// Not inlined: a stack frame of its own.
 #[inline(never)]
-pub(crate) fn names_port<A: Address, T: Tables<A>>(tables: &T, arriving: &FlowKey<A>) -> bool {
+pub(crate) fn publisher<'t, A: Address, T: Tables<A>>(tables: &'t T, arriving: &FlowKey<A>) -> Option<&'t Rule<A>> {
     let endpoint = Endpoint {
         address: arriving.dst,
         port: arriving.dst_port,
@@ -84,16 +93,19 @@ pub(crate) fn names_port<A: Address, T: Tables<A>>(tables: &T, arriving: &FlowKe
         side: Side::Listen as u8,
     };
     let generation = tables.generation();
-    if tables.endpoint(&endpoint).is_some_and(|reference| reference.slot(generation).is_some()) {
-        return true;
+    if let Some(slot) = tables.endpoint(&endpoint).and_then(|reference| reference.slot(generation)) {
+        return tables.rule(slot);
     }
     if !tables.has_ranges() {
-        return false;
+        return None;
     }
     let mut key = RangeKey::exact(endpoint);
     let at_port = tables.range(&key).and_then(|reference| reference.slot(generation));
     key.prefix_len = key.prefix_len - RangeKey::<A>::TAIL_BITS + RangeKey::<A>::PROTOCOL_BITS;
-    at_port.is_some() && at_port != tables.range(&key).and_then(|reference| reference.slot(generation))
+    if at_port == tables.range(&key).and_then(|reference| reference.slot(generation)) {
+        return None;
+    }
+    tables.rule(at_port?)
 }
 
 /// Whether a packet that a rule names is this machine's own all the same: a rule that names a whole address or a range

@@ -1,16 +1,18 @@
-//! The XDP hook: what a table already decides is rewritten and sent on; everything else passes untouched.
+//! What a table already decides is rewritten and sent on; everything else passes untouched. All that XDP does, and the
+//! first that TC tries: few branches, all in one place.
 
 use crate::{
     abi::{Direction, NextHopState, elapsed, next_hop_flags, rule_flags, setting_flags},
     address::Address,
     apply::apply,
+    complete::on_the_wire,
     decide::{Decision, admits, backend_rule, is_hairpin, is_own, listen_rule, stateless_forward, stateless_reply},
     flow_state::FlowState,
     mss,
     packet::Packet,
     parse::{Family, Parsed, TcpFields, Transport},
     steer,
-    tables::{FlowEntry, Hop, Tables},
+    tables::{At, FlowEntry, Hop, Tables},
     verdict::{Outcome, Verdict},
     window::Reached,
     wire::tcp,
@@ -19,18 +21,26 @@ use crate::{
 /// Flags that begin or end a connection: the TC program, which keeps both directions in step, has to see them.
 const CONNECTION_FLAGS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
-/// Decides a packet and, if it is to be forwarded, rewrites it. Changes nothing that it passes.
+/// Decides a packet and, if it is to be forwarded, rewrites it. Changes nothing that it passes, and nothing in tables
+/// unless it forwards.
+///
+/// At TC, what is passed goes on to [`crate::complete::process`]; what is dropped is counted, or half rewritten.
 #[inline(always)]
-pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
+pub fn process<F: Family, T: Tables<F::Address>>(
+    packet: &mut impl Packet,
+    tables: &T,
+    network: usize,
+    at: At,
+) -> Verdict {
     let parsed = match F::plain(packet, network) {
         Ok(parsed) => parsed,
         Err(outcome) => return Verdict::of(outcome),
     };
-    let (decision, entry) = match decide(tables, &parsed) {
+    let (decision, entry) = match decide(tables, &parsed, at) {
         Ok(decided) => decided,
         Err(outcome) => return Verdict::of(outcome),
     };
-    let hop = match way_out(tables, &parsed, &decision) {
+    let hop = match way_out(packet, tables, (network, at), &parsed, &decision) {
         Ok(hop) => hop,
         Err(outcome) => return Verdict::of(outcome),
     };
@@ -41,7 +51,10 @@ pub fn process<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, table
         return Verdict::of(Outcome::ToTc);
     }
     if apply::<F>(packet, network, &parsed, &decision.rewrite).is_none() {
-        return Verdict::of(Outcome::ToTc);
+        return Verdict::of(match at {
+            At::Xdp => Outcome::ToTc,
+            At::Tc => Outcome::DropError,
+        });
     }
     if let Some(entry) = entry {
         if matches!(parsed.transport, Transport::Tcp) && matches!(decision.direction, Direction::Reply) {
@@ -75,11 +88,14 @@ fn note_reached<A: Address, T: Tables<A>>(packet: &impl Packet, tables: &T, pars
 type Decided<A, E> = (Decision<A>, Option<E>);
 
 #[inline(always)]
-fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<Decided<A, T::Entry>, Outcome> {
+fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> Result<Decided<A, T::Entry>, Outcome> {
     let settings = tables.settings();
-    if settings.flags & setting_flags::FLOWS != 0
-        && let Some(entry) = tables.established(&parsed.key)
-    {
+    let keeps_flows = match at {
+        // The answers of a hairpin are for an address of ours, and so for TC.
+        At::Xdp => settings.flags & setting_flags::FLOWS != 0,
+        At::Tc => settings.flags & (setting_flags::FLOWS | setting_flags::HAIRPIN) != 0,
+    };
+    if keeps_flows && let Some(entry) = tables.established(&parsed.key) {
         let flow = entry.get();
         if !entry.is_of(&parsed.key) {
             return Err(Outcome::ToTc);
@@ -91,6 +107,9 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
             return Err(Outcome::ToTc);
         }
         return Ok((Decision::of_flow(&flow), Some(entry)));
+    }
+    if at == At::Tc && keeps_flows && tables.may_be_new(&parsed.key) {
+        return Err(Outcome::ToTc);
     }
     if let Some(rule) = listen_rule(tables, parsed) {
         if rule.flags & rule_flags::STATELESS == 0 {
@@ -112,7 +131,7 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
         Some(rule)
             if rule.flags & rule_flags::PREFIX != 0
                 && settings.flags & setting_flags::FLOWS != 0
-                && tables.embryonic(&parsed.key).is_some() =>
+                && tables.may_be_new(&parsed.key) =>
         {
             Err(Outcome::ToTc)
         }
@@ -121,17 +140,33 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Result<De
     }
 }
 
-/// The next hop, if XDP can use it; TC deals with every other case.
+/// The next hop, if the hook can send there at once; the complete path deals with every other case. Where a NIC or the
+/// kernel cuts a packet into segments on its way out, those must fit: there are none at XDP.
 #[inline(always)]
-fn way_out<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, decision: &Decision<A>) -> Result<Hop, Outcome> {
+fn way_out<A: Address, T: Tables<A>>(
+    packet: &impl Packet,
+    tables: &T,
+    (network, at): (usize, At),
+    parsed: &Parsed<A>,
+    decision: &Decision<A>,
+) -> Result<Hop, Outcome> {
     if parsed.hop_limit <= 1 {
         return Err(Outcome::ToTc);
     }
-    let hop = tables.next_hop(&decision.ends(tables.settings(), parsed.protocol()));
-    let usable = hop.state == NextHopState::Resolved
-        && hop.flags & (next_hop_flags::XDP_OUT | next_hop_flags::CONFIRM) == next_hop_flags::XDP_OUT
-        && parsed.length <= hop.mtu;
-    if usable { Ok(hop) } else { Err(Outcome::ToTc) }
+    let ends = decision.ends(tables.settings(), parsed.protocol());
+    let (hop, usable, longest) = match at {
+        At::Xdp => {
+            let hop = tables.next_hop(&ends);
+            let usable = hop.flags & (next_hop_flags::XDP_OUT | next_hop_flags::CONFIRM) == next_hop_flags::XDP_OUT;
+            (hop, usable, parsed.length)
+        }
+        At::Tc => {
+            let longest = on_the_wire(packet, network, parsed.transport_at(), parsed.protocol(), parsed.length);
+            (tables.known_next_hop(&ends), true, longest)
+        }
+    };
+    let goes = usable && hop.state == NextHopState::Resolved && longest <= hop.mtu;
+    if goes { Ok(hop) } else { Err(Outcome::ToTc) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a packet belongs to: a flow, or a rule.
 
 use crate::{
-    abi::{Direction, Flow, FlowKey, Rule, Settings, Side, elapsed, rule_flags, setting_flags},
+    abi::{Direction, Flow, FlowKey, Rule, Settings, Side, elapsed, flow_flags, rule_flags, setting_flags},
     address::Address,
     decide::{admits, backend_rule, hides, is_hairpin, is_own, listen_port, listen_rule},
     flow_state::FlowState,
@@ -42,15 +42,18 @@ impl<A: Address, E: FlowEntry<A>> Found<'_, A, E> {
     }
 
     /// The address that the sender of a packet takes for the other end, where it is one of ours, else that of the rule:
-    /// what an answer to the sender comes from.
+    /// what an answer to the sender comes from. Never somebody else's: who traces a route would take us for them.
     #[inline(always)]
     pub(crate) fn known_to_sender(&self, parsed: &Parsed<A>) -> A {
         match self {
             Self::Reply(_) => self.src(parsed),
             Self::Established(entry) | Self::Embryonic(entry) => {
                 let flow = entry.get();
-                let to_client_itself = flow.direction() == Direction::Reply && flow.rewrite.dst == parsed.key.dst;
-                if to_client_itself { flow.rewrite.src } else { parsed.key.dst }
+                let to_others = match flow.direction() {
+                    Direction::Forward => flow.flags & flow_flags::OUTBOUND != 0,
+                    Direction::Reply => flow.rewrite.dst == parsed.key.dst,
+                };
+                if to_others { flow.rewrite.src } else { parsed.key.dst }
             }
             Self::Forward(_) | Self::New(_) => parsed.key.dst,
         }
@@ -152,12 +155,23 @@ fn find_flow<'t, A: Address, T: Tables<A>>(tables: &'t T, key: &FlowKey<A>) -> O
         let goes_on = lives(tables, key, &entry.get()) || other_lives(tables, key, entry);
         return goes_on.then_some(Found::Established(entry));
     }
-    let entry = tables.embryonic(key)?;
-    if both_live(tables, key, entry) {
-        return Some(Found::Embryonic(entry));
+    if let Some(entry) = tables.embryonic(key) {
+        if both_live(tables, key, entry) {
+            return Some(Found::Embryonic(entry));
+        }
+        forget(tables, key, entry);
     }
-    tables.remove_embryonic(key);
-    None
+    // Another CPU may have protected it meanwhile: then it was there before it left the new ones.
+    tables.established(key).map(Found::Established)
+}
+
+/// Removes a new flow that was found by `key` and is over, unless another one has taken its place: then this key's is gone,
+/// or was entered anew. Not inlined: a stack frame of its own.
+#[inline(never)]
+pub(crate) fn forget<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, entry: T::Entry) {
+    if entry.is_of(key) {
+        tables.remove_embryonic(key);
+    }
 }
 
 /// No slot of the sweeper's.
@@ -183,6 +197,14 @@ pub(crate) fn other_lives<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>
     false
 }
 
+/// Copies an entry that was found by `key` into `draft.flow`; `false` if another flow has taken its place meanwhile.
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+pub(crate) fn copy<A: Address, E: FlowEntry<A>>(key: &FlowKey<A>, entry: E, draft: &mut Draft<A>) -> bool {
+    draft.flow = entry.get();
+    entry.is_of(key)
+}
+
 /// Whether a new flow lives: either direction has seen a packet recently enough, and the other one is still its own.
 ///
 /// A flood may have pushed the other direction out: then it is entered again, unless somebody else has taken what
@@ -201,19 +223,24 @@ pub(crate) fn both_live_in<A: Address, T: Tables<A>>(
     entry: T::Entry,
     draft: &mut Draft<A>,
 ) -> bool {
-    draft.flow = entry.get();
+    if !copy(key, entry, draft) {
+        return false;
+    }
     draft.flow.write_peer_key(key.protocol, &mut draft.peer_key);
     let this_lives = lives(tables, key, &draft.flow);
     if let Some(peer) = tables.embryonic(&draft.peer_key) {
         draft.peer = peer.get();
-        if !draft.peer.undoes(key) {
+        // Else it has just been pushed out.
+        if peer.is_of(&draft.peer_key) {
+            if !draft.peer.undoes(key) {
+                return false;
+            }
+            if this_lives || lives(tables, key, &draft.peer) {
+                return true;
+            }
+            tables.remove_embryonic(&draft.peer_key);
             return false;
         }
-        if this_lives || lives(tables, key, &draft.peer) {
-            return true;
-        }
-        tables.remove_embryonic(&draft.peer_key);
-        return false;
     }
     if !this_lives || tables.established(&draft.peer_key).is_some() {
         return false;

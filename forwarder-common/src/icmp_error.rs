@@ -154,13 +154,12 @@ fn translate<F: Embeds>(
         let field = u16::from_ne_bytes(packet.read(inner + checksum)?);
         let is_echo = matches!(answer.transport, Transport::EchoRequest | Transport::EchoReply);
         let covered = if is_echo && !F::ECHO_HAS_PSEUDO_HEADER { ports } else { addresses.and(ports) };
-        changed =
-            if matches!(answer.transport, Transport::Udp) { covered.apply_udp(field) } else { covered.apply(field) };
+        changed = if answer.zero_is_no_checksum() { covered.apply_udp(field) } else { covered.apply(field) };
         change = change.and(Delta::word(field, changed));
     }
     let pseudo_header = if F::ECHO_HAS_PSEUDO_HEADER { Delta(outer.address_delta) } else { Delta::NONE };
     let offset = error.transport_at() + icmp::CHECKSUM;
-    packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: change, is_udp: false })?;
+    packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: change, zero_is_none: false })?;
     if has_checksum {
         packet.write(inner + checksum, changed.to_ne_bytes())?;
     }

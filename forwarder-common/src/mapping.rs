@@ -8,8 +8,8 @@
 use crate::{
     abi::{Flow, FlowKey, Rewrite, Rule, flow_flags, rule_flags},
     address::Address,
-    decide::names_port,
-    find::{both_live_in, lives, other_lives},
+    decide::publisher,
+    find::{both_live_in, forget, lives, other_lives},
     flow_state::FlowState,
     mss,
     open_flow::{ALL_TRIES, candidate, enter_reply},
@@ -29,16 +29,22 @@ pub(crate) fn find<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, draft
     if let Some(entry) = tables.embryonic(key)
         && tables.established(key).is_none()
     {
-        if both_live_in(tables, key, entry, draft) {
-            return true;
-        }
-        tables.remove_embryonic(key);
-        return false;
+        return goes_on(tables, key, entry, draft);
     }
     // Asked last: a mapping that is being protected is there before it leaves the other table.
     let Some(entry) = tables.established(key) else { return false };
     draft.flow = entry.get();
-    lives(tables, key, &draft.flow) || other_lives(tables, key, entry)
+    entry.is_of(key) && (lives(tables, key, &draft.flow) || other_lives(tables, key, entry))
+}
+
+/// Whether a new mapping lives; if not, it is removed. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn goes_on<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, entry: T::Entry, draft: &mut Draft<A>) -> bool {
+    let lives = both_live_in(tables, key, entry, draft);
+    if !lives {
+        forget(tables, key, entry);
+    }
+    lives
 }
 
 /// The port that the packet's source has at the rule's address, in `draft.flow.rewrite.src_port`: the one that it has
@@ -56,8 +62,9 @@ pub(crate) fn map<A: Address, T: Tables<A>>(
     draft: &mut Draft<A>,
 ) -> Result<(), Outcome> {
     write(tables, draft, rule.source, rule.counter, filtering(rule));
+    let published = is_published(tables, parsed, &rule.source, draft);
     let tries = if parsed.source_port_is_ours_to_choose() { ALL_TRIES } else { 1 };
-    let mut allocation = Allocation { tables, parsed, draft, found: Err(Outcome::DropNoPort) };
+    let mut allocation = Allocation { tables, parsed, draft, published, found: Err(Outcome::DropNoPort) };
     tables.repeat(tries, &mut allocation);
     let Allocation { draft, found, .. } = allocation;
     found?;
@@ -113,7 +120,10 @@ fn enter_from_inside<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<A>)
             Some(protected)
         }
     };
-    let port = faster.map(|entry| entry.get().rewrite.src_port);
+    let port = faster.and_then(|entry| {
+        let port = entry.get().rewrite.src_port;
+        entry.is_of(key).then_some(port)
+    });
     if port != Some(draft.flow.rewrite.src_port) {
         tables.remove_embryonic(&draft.peer_key);
     }
@@ -127,22 +137,27 @@ struct Allocation<'t, A, T> {
     tables: &'t T,
     parsed: &'t Parsed<A>,
     draft: &'t mut Draft<A>,
+    /// The source's own port is its own outside, too.
+    published: bool,
     found: Result<(), Outcome>,
 }
 
 impl<A: Address, T: Tables<A>> Repeated for Allocation<'_, A, T> {
     #[inline(always)]
     fn step(&mut self, attempt: u32) -> Repeat {
-        let Self { tables, parsed, draft, found } = self;
-        let Some(port) = port_to_try(*tables, parsed, attempt) else { return Repeat::Again };
+        let Self { tables, parsed, draft, published, found } = self;
+        let own = *published && attempt == 0;
+        let port = if own { Some(parsed.key.src_port) } else { port_to_try(*tables, parsed, attempt) };
+        let Some(port) = port else { return Repeat::Again };
         draft.flow.rewrite.src_port = port;
         draft.flow.write_peer_key(draft.outgoing.key.protocol, &mut draft.peer_key);
-        if is_of_socket(*tables, parsed, draft) || is_of_listen(*tables, parsed, draft) {
+        if is_of_socket(*tables, parsed, draft) || (!own && is_of_listen(*tables, parsed, draft)) {
             tables.count(draft.flow.counter, Event::PortClash);
             return Repeat::Again;
         }
         draft.peer.become_peer(&draft.flow, &draft.outgoing.key);
-        match enter_reply(*tables, &draft.outgoing.key, draft) {
+        let Draft { peer_key, peer, outgoing, .. } = &mut **draft;
+        match enter_reply(*tables, &outgoing.key, (peer_key, peer), &mut outgoing.other_key) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done
@@ -184,7 +199,25 @@ fn is_of_socket<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft:
 /// Whether the port of `draft.peer_key` is one that a listen names.
 #[inline(always)]
 fn is_of_listen<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: &Draft<A>) -> bool {
-    parsed.transport != Transport::EchoRequest && names_port(tables, &draft.peer_key)
+    parsed.transport != Transport::EchoRequest && publisher(tables, &draft.peer_key).is_some()
+}
+
+/// Whether a listen with the packet's source port, at `ours`, leads to that very source: then the source goes out with it, as
+/// with netfilter, so that whom it tells of itself (a game's list of servers, a tunnel's other end) finds it there. Not if the
+/// packet's destination has come by that listen, and what it sends could be either's. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn is_published<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, ours: &A, draft: &mut Draft<A>) -> bool {
+    if parsed.transport == Transport::EchoRequest {
+        return false;
+    }
+    let answer = &mut draft.outgoing.other_key;
+    answer.src = parsed.key.dst;
+    answer.src_port = parsed.key.dst_port;
+    answer.dst = *ours;
+    answer.dst_port = parsed.key.src_port;
+    answer.protocol = parsed.key.protocol;
+    let leads_here = publisher(tables, answer).is_some_and(|rule| rule.port_shift == 0 && rule.to == parsed.key.src);
+    leads_here && tables.established(answer).is_none() && tables.embryonic(answer).is_none()
 }
 
 /// Whether the port of `draft.peer_key` is that of a mapping, be it one that has expired and waits to be swept.
@@ -204,12 +237,13 @@ pub(crate) fn is_mapped<A: Address, T: Tables<A>>(tables: &T, draft: &mut Draft<
 #[inline(never)]
 pub(crate) fn refresh<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, flags: u8, rewrite: &Rewrite<A>) {
     let (ours, port) = (rewrite.src, rewrite.src_port);
-    let key = FlowKey::mapping_from_outside(parsed.protocol(), ours, port);
+    // One key after the other in the same memory: there is no stack for both.
+    let mut key = FlowKey::mapping_from_outside(parsed.protocol(), ours, port);
     if let Some(mapping) = tables.established(&key).or_else(|| tables.embryonic(&key)) {
         mapping.refresh(tables.now());
     }
     if flags & flow_flags::ADDRESS_FILTERING != 0 {
-        let key = FlowKey::permission(parsed.protocol(), (parsed.key.dst, 0), (ours, port));
+        key = FlowKey::permission(parsed.protocol(), (parsed.key.dst, 0), (ours, port));
         if let Some(permission) = tables.embryonic(&key) {
             permission.refresh(tables.now());
         }
@@ -246,8 +280,11 @@ fn protect<A: Address, T: Tables<A>>(tables: &T, protocol: u8, filtering: u8, dr
     if tables.established(&outside_key).is_some() {
         return;
     }
-    let holder = tables.embryonic(&outside_key).map(FlowEntry::get);
-    if holder.is_some_and(|holder| holder.rewrite.dst != inside || holder.rewrite.dst_port != inside_port) {
+    let is_others = |entry: T::Entry| {
+        let Rewrite { dst, dst_port, .. } = entry.get().rewrite;
+        (dst != inside || dst_port != inside_port) && entry.is_of(&outside_key)
+    };
+    if tables.embryonic(&outside_key).is_some_and(is_others) {
         return;
     }
     draft.peer_key = FlowKey::mapping_from_inside(protocol, inside, inside_port, ours);
@@ -305,5 +342,8 @@ pub(crate) fn lets_in<A: Address, T: Tables<A>>(tables: &T, filtering: u8, draft
         key.src_port = 0;
     }
     key.protocol |= FlowKey::<A>::PERMISSION;
-    tables.embryonic(key).is_some_and(|permission| lives(tables, key, &permission.get()))
+    tables.embryonic(key).is_some_and(|permission| {
+        let lives = lives(tables, key, &permission.get());
+        lives && permission.is_of(key)
+    })
 }

@@ -160,7 +160,7 @@ fn lower(packet: &mut impl Packet, transport: usize, value: usize, limit: u16) -
         offset: transport + tcp::CHECKSUM,
         pseudo_header: Delta::NONE,
         transport: change,
-        is_udp: false,
+        zero_is_none: false,
     })?;
     packet.write(transport + value, [n0, n1])
 }

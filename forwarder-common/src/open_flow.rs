@@ -1,10 +1,10 @@
 //! Begins a flow: chooses the source port that the backend will see and enters both directions.
 
 use crate::{
-    abi::{FlowKey, PortRange, Rule, setting_flags},
+    abi::{Flow, FlowKey, PortRange, Rule, setting_flags},
     address::Address,
     checksum::Delta,
-    decide::{backend_port, hides, is_from_ourselves},
+    decide::{Decision, backend_port, hides, is_from_ourselves},
     find::lives,
     flow_state::FlowState,
     mapping,
@@ -19,7 +19,7 @@ const TRIES: [u32; 3] = [24, 8, 8];
 /// How many ports are tried in all.
 pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 
-/// Enters a flow for a client's packet under a rule that keeps flows.
+/// Enters a flow for a client's packet under a rule that keeps flows, and decides the packet by it.
 ///
 /// A TCP packet in the middle of a connection begins one too, as with netfilter (`nf_conntrack_tcp_loose`): after
 /// a restart a connection whose port did not change goes on, and any other gets the RST it needs from the backend.
@@ -61,10 +61,17 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     tables.repeat(tries, &mut reservation);
     let Reservation { draft, found, .. } = reservation;
     found?;
-    enter_forward(tables, &parsed.key, draft)
+    if enter_forward(tables, &parsed.key, draft)? {
+        draft.decision = Decision::of_flow(&draft.flow);
+        return Ok(());
+    }
+    let faster = tables.embryonic(&parsed.key).ok_or(Outcome::DropNoFlow)?;
+    draft.decision = Decision::of_flow(&faster.get());
+    if faster.is_of(&parsed.key) { Ok(()) } else { Err(Outcome::DropNoFlow) }
 }
 
-/// Enters the forward direction, the reply direction being entered.
+/// Enters the forward direction, the reply direction being entered. Says whether the flow is the draft's: another CPU may
+/// have been faster with a packet of the same flow, then its choice holds.
 ///
 /// # Errors
 /// There is no room; then the reply direction is not entered any more.
@@ -73,21 +80,17 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     draft: &Draft<A>,
-) -> Result<(), Outcome> {
+) -> Result<bool, Outcome> {
     let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
         tables.count(draft.flow.counter, Event::FlowBegun);
-        // The table pushes out first what was never looked up. The forward half will be, for this very packet; a
-        // reply half that is not would be gone in a flood before any answer comes.
-        let _looked_up = tables.embryonic(&draft.peer_key);
-        return Ok(());
+        return Ok(true);
     };
-    // Another CPU may have been faster with a packet of the same flow: its choice holds, and ours is given back,
-    // unless both chose the same port.
+    // Our port is given back, unless both chose the same.
     let port = draft.flow.rewrite.src_port;
     if tables.embryonic(key).is_none_or(|faster| faster.get().rewrite.src_port != port) {
         tables.remove_embryonic(&draft.peer_key);
     }
-    if why == NotInserted::Taken { Ok(()) } else { Err(Outcome::DropNoFlow) }
+    if why == NotInserted::Taken { Ok(false) } else { Err(Outcome::DropNoFlow) }
 }
 
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
@@ -122,7 +125,7 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
         draft.flow.rewrite.port_delta =
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
-        if *ours && tables.socket_takes(&draft.peer_key) {
+        if *ours && is_of_socket(*tables, &draft.peer_key) {
             tables.count(draft.flow.counter, Event::PortClash);
             return Repeat::Again;
         }
@@ -130,7 +133,7 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             return Repeat::Again;
         }
         draft.peer.become_peer(&draft.flow, &parsed.key);
-        match enter_reply(*tables, &parsed.key, draft) {
+        match enter_reply(*tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done
@@ -144,7 +147,13 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
     }
 }
 
-/// Enters the reply direction, unless another flow, new or protected, has its key.
+/// [`Tables::socket_takes`], not inlined: a stack frame of its own.
+#[inline(never)]
+fn is_of_socket<A: Address, T: Tables<A>>(tables: &T, arriving: &FlowKey<A>) -> bool {
+    tables.socket_takes(arriving)
+}
+
+/// Enters the reply direction, unless another flow, new or protected, has its key. `memory` is for a key, whatever it holds.
 ///
 /// The order matters against a flow that is just being protected on another CPU: it enters the protected table before
 /// it leaves that of new ones, so whoever gets the key here sees it there.
@@ -152,11 +161,12 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
 pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    draft: &Draft<A>,
+    (reply_key, reply): (&FlowKey<A>, &Flow<A>),
+    memory: &mut FlowKey<A>,
 ) -> Result<(), NotInserted> {
-    enter_embryonic_reply(tables, key, draft)?;
-    if tables.established(&draft.peer_key).is_some() {
-        tables.remove_embryonic(&draft.peer_key);
+    enter_embryonic_reply(tables, key, (reply_key, reply), memory)?;
+    if tables.established(reply_key).is_some() {
+        tables.remove_embryonic(reply_key);
         return Err(NotInserted::Taken);
     }
     Ok(())
@@ -167,24 +177,30 @@ pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
 fn enter_embryonic_reply<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    draft: &Draft<A>,
+    (reply_key, reply): (&FlowKey<A>, &Flow<A>),
+    memory: &mut FlowKey<A>,
 ) -> Result<(), NotInserted> {
-    match tables.insert_embryonic(&draft.peer_key, &draft.peer) {
+    match tables.insert_embryonic(reply_key, reply) {
         Err(NotInserted::Taken) => {}
         other => return other,
     }
-    let Some(holder) = tables.embryonic(&draft.peer_key) else { return Err(NotInserted::Taken) };
-    let holder = holder.get();
+    let Some(holder) = tables.embryonic(reply_key) else { return Err(NotInserted::Taken) };
+    let entry = holder;
+    let holder = entry.get();
+    if !entry.is_of(reply_key) {
+        return Err(NotInserted::Taken);
+    }
     if !holder.undoes(key) {
-        let forward = tables.embryonic(&holder.peer_key(key.protocol)).map(FlowEntry::get);
+        holder.write_peer_key(key.protocol, memory);
+        let forward = tables.embryonic(memory).map(FlowEntry::get);
         if lives(tables, key, &holder)
-            || forward.is_some_and(|forward| forward.undoes(&draft.peer_key) && lives(tables, key, &forward))
+            || forward.is_some_and(|forward| forward.undoes(reply_key) && lives(tables, key, &forward))
         {
             return Err(NotInserted::Taken);
         }
     }
-    tables.remove_embryonic(&draft.peer_key);
-    tables.insert_embryonic(&draft.peer_key, &draft.peer)
+    tables.remove_embryonic(reply_key);
+    tables.insert_embryonic(reply_key, reply)
 }
 
 /// The port (network order) that an attempt tries: the client's own first, then random ones (RFC 6056 section

@@ -54,7 +54,7 @@ pub trait Packet {
     fn change_checksum(&mut self, change: ChecksumChange) -> Option<()> {
         let field = u16::from_ne_bytes(self.read(change.offset)?);
         let delta = change.pseudo_header.and(change.transport);
-        let changed = if change.is_udp { delta.apply_udp(field) } else { delta.apply(field) };
+        let changed = if change.zero_is_none { delta.apply_udp(field) } else { delta.apply(field) };
         self.write(change.offset, changed.to_ne_bytes())
     }
 }
@@ -68,8 +68,8 @@ pub struct ChecksumChange {
     pub pseudo_header: Delta,
     /// What the transport header changes by.
     pub transport: Delta,
-    /// UDP: 0 means "no checksum" (RFC 768).
-    pub is_udp: bool,
+    /// UDP: a field of 0 means "no checksum" and stays (RFC 768).
+    pub zero_is_none: bool,
 }
 
 impl Packet for &mut [u8] {

@@ -16,6 +16,7 @@ use crate::{
     packet::Packet,
     steer::Addressed,
     verdict::Outcome,
+    wire::protocol,
 };
 use fragment::Fragment;
 pub(crate) use ipv6::{MOST_EXTENSION_HEADERS, is_extension, words};
@@ -56,6 +57,13 @@ impl<A> Parsed<A> {
     #[inline(always)]
     pub const fn source_port_is_ours_to_choose(&self) -> bool {
         matches!(self.transport, Transport::Tcp | Transport::Udp | Transport::EchoRequest)
+    }
+
+    /// Whether a checksum field of 0 is none (RFC 768; UDP-Lite's is never 0, RFC 3828 section 3.1). DCCP's is a sum like
+    /// any other (RFC 4340 section 9.1).
+    #[inline(always)]
+    pub const fn zero_is_no_checksum(&self) -> bool {
+        matches!(self.transport, Transport::Udp) && self.protocol() != protocol::DCCP
     }
 
     /// The protocol number.

@@ -29,20 +29,26 @@ pub(crate) fn comes_in<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>,
 #[inline(never)]
 pub(crate) fn goes_on<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, draft: &mut Draft<A>) -> bool {
     let key = FlowKey::passing(&parsed.key);
-    if !mapping::find(tables, &key, draft) {
-        return false;
+    let found = mapping::find(tables, &key, draft);
+    if found {
+        update(tables, parsed, &key, draft);
     }
+    found
+}
+
+/// A packet of a connection that was noted: brings its note up to date. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn update<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, key: &FlowKey<A>, draft: &mut Draft<A>) {
     // A note that is being protected is there before it leaves the other table.
-    if let Some(entry) = tables.embryonic(&key) {
+    if let Some(entry) = tables.embryonic(key) {
         entry.seen(tables.now(), parsed.length);
-        grow(tables, parsed, &key, entry, draft);
-    } else if let Some(entry) = tables.established(&key) {
+        grow(tables, parsed, key, entry, draft);
+    } else if let Some(entry) = tables.established(key) {
         entry.seen(tables.now(), parsed.length);
         if matches!(parsed.transport, Transport::Tcp) {
             follow(tables, parsed, key.protocol, entry, draft);
         }
     }
-    true
 }
 
 /// Notes a connection. Not inlined: a stack frame of its own.
@@ -71,8 +77,6 @@ fn begin<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, rule: &Rule<A
     // if nobody had looked.
     let _ = tables.insert_embryonic(&draft.peer_key, &draft.peer);
     let _ = tables.insert_embryonic(&draft.outgoing.key, &draft.flow);
-    // What was never looked up is pushed out first.
-    let _looked_up = tables.embryonic(&draft.peer_key);
 }
 
 #[cfg(test)]

@@ -3,17 +3,21 @@
 
 use crate::{
     abi::setting_flags,
-    complete, fragment,
+    complete, fast, fragment,
     icmp_error::{self, Embeds},
     outgoing,
     packet::Packet,
     steer,
-    tables::Tables,
-    verdict::{Outcome, Verdict},
+    tables::{At, Tables},
+    verdict::{Kind, Outcome, Verdict},
 };
 
 /// What becomes of a packet at TC, before whatever its verdict asks for is carried out: answers, pieces, fragments that wait.
 pub fn tc<F: Embeds, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
+    let sent = fast::process::<F, _>(packet, tables, network, At::Tc);
+    if sent.outcome.kind() != Kind::Pass {
+        return sent;
+    }
     let verdict = without_lines::<F, T>(packet, tables, network);
     let steers = tables.settings().flags & setting_flags::STEER != 0 && steer::may_forward(verdict.outcome);
     if steers { steer::forward::<F, _>(packet, tables, network, verdict.outcome) } else { verdict }

@@ -7,8 +7,9 @@ use crate::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, RangeKey, Rewrite, Rule, RuleRef,
         Settings, Ticks, next_hop_flags,
     },
+    address::Address,
     answer::About,
-    decide::Decision,
+    decide::{self, Decision},
     flow_state::FlowState,
     packet::Packet,
     parse::{Parsed, fragment::Fragment},
@@ -20,8 +21,8 @@ use crate::{
 pub trait FlowEntry<A>: Copy {
     /// The entry as it is now.
     fn get(self) -> Flow<A>;
-    /// Whether what was read of a protected flow was that of the flow that was looked up by `key`: another CPU may have given
-    /// its place to another flow meanwhile.
+    /// Whether what was read of a flow was that of the flow that was looked up by `key`: another CPU may have given its place
+    /// to another flow meanwhile. To be asked after each copy that something is decided by.
     fn is_of(self, key: &FlowKey<A>) -> bool;
     /// A packet of `bytes` IP bytes was forwarded at `now`.
     fn seen(self, now: Ticks, bytes: u32);
@@ -92,6 +93,15 @@ pub struct Way {
     pub interface: u32,
 }
 
+/// Which hook a packet is at: XDP may use less of the kernel, and TC confirms neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// XDP, native or generic.
+    Xdp,
+    /// TC, at the ingress.
+    Tc,
+}
+
 /// Why a flow could not be entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotInserted {
@@ -121,7 +131,9 @@ pub trait Tables<A> {
     fn established(&self, key: &FlowKey<A>) -> Option<Self::Entry>;
     /// Looks a new flow up.
     fn embryonic(&self, key: &FlowKey<A>) -> Option<Self::Entry>;
-    /// Enters one direction of a new flow, unless the key is taken.
+    /// Whether a key may be that of a new flow: never wrong in saying no.
+    fn may_be_new(&self, key: &FlowKey<A>) -> bool;
+    /// Enters one direction of a new flow, unless the key is taken. The one that was not looked for the longest makes room.
     fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted>;
     /// Removes one direction of a new flow, if it is there.
     fn remove_embryonic(&self, key: &FlowKey<A>);
@@ -134,6 +146,16 @@ pub trait Tables<A> {
     /// Removes both directions of a protected flow and its place in the sweeper's list.
     fn remove_established(&self, forward: &FlowKey<A>, reply: &FlowKey<A>, sweep_slot: u32);
 
+    /// The slot of the rule that names an endpoint in this packet's generation, 0 for none: what [`decide::find_slot`] finds,
+    /// or found for a packet before.
+    #[inline(always)]
+    fn slot_of(&self, endpoint: &Endpoint<A>) -> u32
+    where
+        A: Address,
+        Self: Sized,
+    {
+        decide::find_slot(self, endpoint)
+    }
     /// What an exact endpoint stands for.
     fn endpoint(&self, endpoint: &Endpoint<A>) -> Option<RuleRef>;
     /// What the longest matching range or whole address stands for.
@@ -166,6 +188,8 @@ pub trait Tables<A> {
     fn socket_connected(&self, arriving: &FlowKey<A>) -> bool;
     /// Where such packets go: by the line of their source ([`crate::steer::line`]), else as the kernel's routing says.
     fn next_hop(&self, ends: &Ends<A>) -> Hop;
+    /// The same, if it is known and no packet has to confirm the neighbour: nobody is asked. Else [`Hop::NONE`].
+    fn known_next_hop(&self, ends: &Ends<A>) -> Hop;
     /// The same, without sending the packet that way: it does not count as the one that confirms the neighbour.
     fn way(&self, ends: &Ends<A>) -> Way;
     /// The interface that the packet came in by.

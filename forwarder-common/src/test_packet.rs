@@ -48,6 +48,8 @@ pub(crate) enum Body {
     /// ICMP or ICMPv6 of this type and code, with these four bytes; the payload is what it embeds.
     IcmpError(u8, u8, [u8; 4]),
     Sctp,
+    /// A DCCP request (RFC 4340 section 5.1).
+    Dccp,
     /// Any other protocol number: the payload follows the network header.
     Other(u8),
 }
@@ -106,6 +108,18 @@ impl TestPacket {
         Self { payload, ..Self::new(at(from, 0), at(self.src.ip(), 0), body) }
     }
 
+    /// The same packet with the two last bytes of its payload, of even length, such that the transport checksum is 0.
+    pub(crate) fn summing_to_zero(&self) -> Self {
+        assert!(self.payload.len() >= 2 && self.payload.len().is_multiple_of(2));
+        let offset = checksum_offset(self.protocol()).unwrap();
+        self.with(|packet| {
+            let last = packet.payload.len() - 2;
+            packet.payload[last..].fill(0);
+            let sum = packet.transport()[offset..offset + 2].to_vec();
+            packet.payload[last..].copy_from_slice(&sum);
+        })
+    }
+
     /// What the other end answers: ends swapped.
     pub(crate) fn answer(&self, body: Body) -> Self {
         Self { src: self.dst, dst: self.src, body, ..self.clone() }
@@ -124,6 +138,7 @@ impl TestPacket {
             Body::EchoRequest | Body::EchoReply | Body::Icmp(_) | Body::IcmpError(..) if self.src.is_ipv4() => 1,
             Body::EchoRequest | Body::EchoReply | Body::Icmp(_) | Body::IcmpError(..) => 58,
             Body::Sctp => 132,
+            Body::Dccp => 33,
             Body::Other(number) => number,
         }
     }
@@ -158,6 +173,12 @@ impl TestPacket {
                 let mut sctp = ports;
                 sctp.extend([9, 9, 9, 9, 0xc3, 0x2c, 0xc3, 0x2c]);
                 sctp
+            }
+            Body::Dccp => {
+                let mut dccp = ports;
+                // A header of four words, a checksum that covers everything, a request, a long sequence number.
+                dccp.extend([4, 0, 0, 0, 1, 0, 1, 2, 3, 4, 5, 6]);
+                dccp
             }
             Body::Other(_) => vec![],
         };
@@ -283,7 +304,7 @@ impl TestPacket {
 fn checksum_offset(protocol: u8) -> Option<usize> {
     match protocol {
         6 => Some(16),
-        17 => Some(6),
+        17 | 33 => Some(6),
         1 | 58 => Some(2),
         _ => None,
     }

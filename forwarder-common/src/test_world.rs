@@ -16,7 +16,10 @@ use crate::{
     mss,
     parse::{Ipv4, Ipv6},
     steps,
-    tables::memory::{Memory, MemoryAddress},
+    tables::{
+        At,
+        memory::{Memory, MemoryAddress},
+    },
     test_packet::{Body, NETWORK, TestPacket},
     verdict::{Kind, Outcome, Verdict},
     wire::{ethernet, ipv4},
@@ -256,8 +259,10 @@ impl<F: TestFamily> World<F> {
             rule.mask = mask::<F>(bits);
         }
         for (address, side) in [(listen, Side::Listen), (to, Side::Backend)] {
-            let key = RangeKey { prefix_len: 32 + bits, side: side as u32, address, protocol: 0, port: 0 };
-            self.tables.ranges.insert(key, RuleRef::settled(slot));
+            for side in [side, Side::Fragment] {
+                let key = RangeKey { prefix_len: 32 + bits, side: side as u32, address, protocol: 0, port: 0 };
+                self.tables.ranges.insert(key, RuleRef::settled(slot));
+            }
         }
         slot
     }
@@ -325,7 +330,9 @@ impl<F: TestFamily> World<F> {
         let (src_port, dst_port) = match packet.body {
             Body::EchoRequest => (packet.src.port(), 0),
             Body::EchoReply => (0, packet.dst.port()),
-            Body::Tcp(_) | Body::Udp | Body::UdpUnsummed | Body::Sctp => (packet.src.port(), packet.dst.port()),
+            Body::Tcp(_) | Body::Udp | Body::UdpUnsummed | Body::Sctp | Body::Dccp => {
+                (packet.src.port(), packet.dst.port())
+            }
             Body::Icmp(_) | Body::IcmpError(..) | Body::Other(_) => (0, 0),
         };
         FlowKey {
@@ -359,7 +366,7 @@ impl<F: TestFamily> World<F> {
     pub(crate) fn process_bytes(&self, hook: Hook, mut frame: Vec<u8>) -> Processed {
         let mut packet = frame.as_mut_slice();
         let verdict = match hook {
-            Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK),
+            Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK, At::Xdp),
             Hook::Tc => steps::tc::<F, _>(&mut packet, &self.tables, NETWORK),
         };
         self.tables.check_protected_pairs();

@@ -10,7 +10,7 @@ use forwarder_common::{
 
 use crate::{
     access::tc::TcPacket,
-    maps::{INTERFACE_COUNTERS, INTERFACE_SLOT, INTERFACES, RULE_COUNTERS},
+    maps::{INTERFACE_COUNTERS, INTERFACE_SLOT, INTERFACES, RULE_COUNTERS, SLOTS_BY_INDEX},
 };
 
 /// Which of an interface's two programs counts.
@@ -31,9 +31,16 @@ pub(crate) fn at_xdp(outcome: Outcome) {
 /// Counts how a packet left a TC hook; called once for every packet.
 #[inline(always)]
 pub(crate) fn at_tc(hook: Hook, packet: &TcPacket, outcome: Outcome) {
-    if let Some(interface) = served(packet) {
-        in_slot(hook, interface.slot.into(), outcome);
-    }
+    // What leaves is rarely counted, and the verifier likes that program better as it is without.
+    let known = if hook == Hook::Tc { SLOTS_BY_INDEX.get(packet.interface()).copied().unwrap_or(0) } else { 0 };
+    let slot = if known != 0 {
+        known - 1
+    } else if let Some(interface) = served(packet) {
+        interface.slot.into()
+    } else {
+        return;
+    };
+    in_slot(hook, slot, outcome);
 }
 
 /// The interface that a program at TC runs for. None where only what leaves is looked at, since routes lead there: that

@@ -128,6 +128,7 @@ struct Search<A> {
     context: *mut __sk_buff,
     now: Ticks,
     place: Place,
+    /// Whether there is one; as they are handed in, whether one could not be.
     found: u32,
 }
 
@@ -168,26 +169,24 @@ unsafe extern "C" fn look<M: Maps>(step: u32, search: *mut Search<M::Address>) -
 }
 
 /// Hands the packet in again, if it is a first fragment, and then what is kept of its datagram: each arrives on the same
-/// interface as if for the first time. What is left of the packet is no use any more.
+/// interface as if for the first time. What is left of the packet is no use any more. Says whether none was lost.
 #[inline(always)]
-pub(crate) fn hand_in<F: Family, M: Maps<Address = F::Address>, const NETWORK: usize>(context: *mut __sk_buff) {
+pub(crate) fn hand_in<F: Family, M: Maps<Address = F::Address>, const NETWORK: usize>(context: *mut __sk_buff) -> bool {
     let mut fragment = Fragment::<F::Address>::default();
     if !read::<F, NETWORK>(context, &mut fragment) {
-        return;
+        return false;
     }
     // SAFETY: the program's own argument, and helpers on it.
-    unsafe {
-        if fragment.offset == 0 {
-            bpf_clone_redirect(context, (*context).ifindex, BPF_F_INGRESS.into());
-        }
-    }
+    let lost =
+        unsafe { fragment.offset == 0 && bpf_clone_redirect(context, (*context).ifindex, BPF_F_INGRESS.into()) != 0 };
     let ring = ring(&fragment.datagram);
     // SAFETY: a pointer to an array value, valid while the program runs.
     let oldest = taken::<M>(ring).map_or(0, |taken| unsafe { taken.read_volatile() } as u32);
     let place = Place { ring, slot: oldest };
-    let mut search = Search { datagram: fragment.datagram, context, now: now(), place, found: 0 };
+    let mut search = Search { datagram: fragment.datagram, context, now: now(), place, found: lost.into() };
     // SAFETY: the callback has the type that the helper calls, and `search` outlives the call.
     unsafe { bpf_loop(SLOTS, give_back::<M, NETWORK> as *mut c_void, (&raw mut search).cast(), 0) };
+    search.found == 0
 }
 
 /// Not inlined: a stack frame of its own.
@@ -221,9 +220,12 @@ unsafe extern "C" fn give_back<M: Maps, const NETWORK: usize>(step: u32, search:
             ) == 0
     };
     // Of two CPUs that try, the kernel lets one succeed.
-    if M::held().remove(place).is_ok() && written {
-        // SAFETY: as above.
-        unsafe { bpf_clone_redirect(context, (*context).ifindex, BPF_F_INGRESS.into()) };
+    if M::held().remove(place).is_ok()
+        && !(written
+            // SAFETY: as above.
+            && unsafe { bpf_clone_redirect(context, (*context).ifindex, BPF_F_INGRESS.into()) } == 0)
+    {
+        search.found = 1;
     }
     0
 }

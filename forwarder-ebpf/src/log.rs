@@ -12,18 +12,28 @@ use forwarder_common::{
     verdict::{Kind, Outcome},
 };
 
-/// Logs how a packet left the TC program: at level info what is dropped, at debug also what is forwarded, at trace
-/// also what is passed.
+/// Whether anything is logged of packets.
 #[inline(always)]
-pub(crate) fn verdict<A: Logged>(context: *mut __sk_buff, outcome: Outcome, key: Option<&FlowKey<A>>) {
+pub(crate) fn is_on() -> bool {
+    level_enabled(Level::Info)
+}
+
+/// Logs how a packet left the TC program: at level info what is dropped, at debug also what is forwarded, at trace
+/// also what is passed. The key is asked for only then.
+#[inline(always)]
+pub(crate) fn verdict<'k, A: Logged + 'k>(
+    context: *mut __sk_buff,
+    outcome: Outcome,
+    key: impl FnOnce() -> Option<&'k FlowKey<A>>,
+) {
     let level = match outcome.kind() {
         Kind::Drop | Kind::Answer => Level::Info,
         Kind::Forward | Kind::Hold => Level::Debug,
         Kind::Pass => Level::Trace,
     };
-    if level_enabled(Level::Info)
+    if is_on()
         && level_enabled(level)
-        && let Some(key) = key
+        && let Some(key) = key()
     {
         A::log(context, outcome as u32, key);
     }

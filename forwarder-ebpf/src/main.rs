@@ -11,14 +11,17 @@
 
 mod access;
 mod action;
+mod atomic;
 mod clock;
 mod count;
 mod cut;
+mod endpoints;
 mod held;
 mod log;
 mod losses;
 mod maps;
 mod neighbor;
+mod new_flows;
 mod protected;
 mod quote;
 mod routing;
@@ -39,6 +42,7 @@ use forwarder_common::{
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
     steer,
+    tables::At,
     verdict::Outcome,
     wire::ethernet,
 };
@@ -46,10 +50,11 @@ use maps::{INTERFACE_MAC, Maps, MapsV4, MapsV6, SETTINGS};
 use routing::Routed;
 use sockets::Sockets;
 use steps::{BareIpv4, BareIpv6, EthernetIpv4, EthernetIpv6, Steps};
-use tables::{At, KernelTables};
+use tables::KernelTables;
 
 /// The fast path: sends on what a table already decides, passes everything else untouched.
 #[xdp]
+#[inline(always)]
 fn forwarder_xdp(context: XdpContext) -> u32 {
     let packet = XdpPacket::new(&context);
     match ethertype(&packet) {
@@ -64,7 +69,7 @@ fn forwarder_xdp(context: XdpContext) -> u32 {
 fn fast_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return xdp_action::XDP_PASS };
     let tables = KernelTables::<M>::new(packet.context(), settings, At::Xdp);
-    let verdict = fast::process::<F, _>(&mut packet, &tables, ethernet::LEN);
+    let verdict = fast::process::<F, _>(&mut packet, &tables, ethernet::LEN, At::Xdp);
     action::xdp(&mut packet, &verdict)
 }
 
@@ -110,6 +115,12 @@ fn complete<V4: Steps, V6: Steps>(context: &TcContext) -> i32 {
 #[inline(always)]
 fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return TC_ACT_UNSPEC };
+    if !log::is_on() {
+        let action = S::at_once(context);
+        if action != steps::UNDECIDED {
+            return action;
+        }
+    }
     let mut outcome = S::plain(context);
     if outcome == Outcome::NotOurs as u32 && settings.flags & setting_flags::MASQUERADE != 0 {
         outcome = S::outgoing(context);
@@ -134,8 +145,8 @@ fn one_after_the_other<S: Steps>(context: *mut __sk_buff) -> i32 {
     if outcome == whole && told.contains(&outcome) {
         outcome = S::answer(context, outcome);
     }
-    if outcome == Outcome::HeldToFollow as u32 {
-        S::hand_in(context);
+    if outcome == Outcome::HeldToFollow as u32 && S::hand_in(context) == 0 {
+        outcome = Outcome::DropError as u32;
     }
     S::carry_out(context, outcome)
 }

@@ -4,14 +4,15 @@
 
 use aya_ebpf::{
     Global,
-    bindings::bpf_timer,
+    bindings::{bpf_spin_lock, bpf_timer},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
     macros::btf_map,
 };
 use forwarder_common::{
     abi::{
-        AllowKey, Datagram, DatagramKey, Endpoint, Flow, FlowHash, FlowKey, FlowSlot, INTERFACE_SLOTS,
-        InterfaceCounters, KnownInterface, NextHop, RangeKey, Rule, RuleCounters, RuleRef, Settings, Ticks,
+        AllowKey, Bucket, Datagram, DatagramKey, Endpoint, FlowHash, FlowKey, FlowSlot, INTERFACE_SLOTS,
+        InterfaceCounters, KnownInterface, Meaning, NextHop, RangeKey, Rule, RuleCounters, RuleRef, SMALL_INDICES,
+        Settings, Ticks,
     },
     address::{Address, V4, V6},
     answer::{About, Budget},
@@ -44,12 +45,15 @@ const ON_PAGES: usize = 1 << 10;
 type Flows<A> = Array<FlowSlot<A>, FLOWS, ON_PAGES>;
 /// Protected flows, each with its slot in [`Flows`], and above that its home.
 type FlowKeys<A> = HashMap<FlowKey<A>, u64, FLOWS>;
-type NewFlows<A> = LruHashMap<FlowKey<A>, Flow<A>, FLOWS>;
+type NewFlows<A> = Array<Bucket<A>, FLOWS, ON_PAGES>;
 type Datagrams<A> = LruHashMap<DatagramKey<A>, Datagram<A>, FLOWS>;
 type HeldFragments<A> = HashMap<Place, Held<A>, { (RINGS * SLOTS) as usize }>;
 type Holding<A> = PerCpuArray<Held<A>, 1>;
 type Endpoints<A> = HashMap<Endpoint<A>, RuleRef, RULES>;
 type Rules<A> = Array<Rule<A>, RULES>;
+/// How many endpoints each CPU knows the rules of; a power of two.
+pub(crate) const MEANINGS: u32 = 1024;
+type Meanings<A> = PerCpuArray<Meaning<A>, { MEANINGS as usize }>;
 type NextHops<A> = PerCpuArray<NextHop<A>, { NEXT_HOP_SLOTS as usize }>;
 type SweepKeys<A> = Array<FlowKey<A>, FLOWS>;
 type FreeSlots = Queue<u32, FLOWS>;
@@ -72,6 +76,9 @@ pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 /// By interface index.
 #[btf_map]
 pub(crate) static INTERFACES: HashMap<u32, KnownInterface, 1024> = HashMap::new();
+/// By interface index, where it is small: the slot of a served interface plus 1. The rest is looked up in [`INTERFACES`].
+#[btf_map]
+pub(crate) static SLOTS_BY_INDEX: Array<u32, { SMALL_INDICES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, RULES> = PerCpuArray::new();
 #[btf_map]
@@ -88,9 +95,12 @@ pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();
 /// The time, as it was when the kernel's tick count was last seen to change: see [`crate::clock`].
 #[btf_map]
 pub(crate) static CLOCK: Array<u64, 1> = Array::new();
-/// How keys become slots of `FLOWS_*`.
+/// How keys become slots of `FLOWS_*` and buckets of `EMBRYONIC_*`.
 #[btf_map]
 pub(crate) static FLOW_HASH: Array<FlowHash, 1> = Array::new();
+/// For buckets of new flows, by their number modulo [`LOCKS`].
+#[btf_map]
+pub(crate) static NEW_FLOW_LOCKS: Array<Lock, { LOCKS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static SWEEP: Array<Sweep, 1> = Array::new();
 /// When fragments were last kept, by the hash of their datagram.
@@ -120,13 +130,15 @@ pub(crate) static FLOWS_V4: Flows<V4> = Array::new();
 #[btf_map]
 pub(crate) static ESTABLISHED_V4: FlowKeys<V4> = HashMap::new();
 #[btf_map]
-pub(crate) static EMBRYONIC_V4: NewFlows<V4> = LruHashMap::new();
+pub(crate) static EMBRYONIC_V4: NewFlows<V4> = Array::new();
 #[btf_map]
 pub(crate) static DATAGRAMS_V4: Datagrams<V4> = LruHashMap::new();
 #[btf_map]
 pub(crate) static HELD_V4: HeldFragments<V4> = HashMap::new();
 #[btf_map]
 pub(crate) static HOLDING_V4: Holding<V4> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static MEANINGS_V4: Meanings<V4> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS_V4: NextHops<V4> = PerCpuArray::new();
 #[btf_map]
@@ -151,13 +163,15 @@ pub(crate) static FLOWS_V6: Flows<V6> = Array::new();
 #[btf_map]
 pub(crate) static ESTABLISHED_V6: FlowKeys<V6> = HashMap::new();
 #[btf_map]
-pub(crate) static EMBRYONIC_V6: NewFlows<V6> = LruHashMap::new();
+pub(crate) static EMBRYONIC_V6: NewFlows<V6> = Array::new();
 #[btf_map]
 pub(crate) static DATAGRAMS_V6: Datagrams<V6> = LruHashMap::new();
 #[btf_map]
 pub(crate) static HELD_V6: HeldFragments<V6> = HashMap::new();
 #[btf_map]
 pub(crate) static HOLDING_V6: Holding<V6> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static MEANINGS_V6: Meanings<V6> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS_V6: NextHops<V6> = PerCpuArray::new();
 #[btf_map]
@@ -180,6 +194,16 @@ pub(crate) struct Answers {
     pub(crate) budgets: [Budget; About::COUNT],
     /// The address that an answer comes from, of either family; network order.
     pub(crate) answerer: V6,
+}
+
+/// How many locks there are: so many that two CPUs seldom want the same one, and few enough to stay in a CPU's cache.
+pub(crate) const LOCKS: u32 = 1024;
+
+/// The kernel finds the lock by the name of its type, in a record.
+#[repr(C)]
+pub(crate) struct Lock {
+    /// Held for some hundred instructions.
+    pub(crate) lock: bpf_spin_lock,
 }
 
 /// The sweeper's timer and how far it has come.
@@ -216,6 +240,7 @@ pub(crate) trait Maps {
     fn held() -> &'static HeldFragments<Self::Address>;
     fn holding() -> &'static Holding<Self::Address>;
     fn next_hops() -> &'static NextHops<Self::Address>;
+    fn meanings() -> &'static Meanings<Self::Address>;
     fn sweep_keys() -> &'static SweepKeys<Self::Address>;
     fn free_slots() -> &'static FreeSlots;
     fn drafts() -> &'static Drafts<Self::Address>;
@@ -224,7 +249,7 @@ pub(crate) trait Maps {
 
 macro_rules! maps {
     ($name:ident, $address:ty, $family:literal, $ranges_flag:ident, $endpoints:ident, $ranges:ident,
-     $allow:ident, $rules:ident, $flows:ident, $established:ident, $embryonic:ident, $datagrams:ident, $held:ident, $holding:ident, $next_hops:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
+     $allow:ident, $rules:ident, $flows:ident, $established:ident, $embryonic:ident, $datagrams:ident, $held:ident, $holding:ident, $next_hops:ident, $meanings:ident, $keys:ident, $slots:ident, $drafts:ident, $parsed:ident) => {
         /// The maps of this family.
         pub(crate) struct $name;
         impl Maps for $name {
@@ -278,6 +303,10 @@ macro_rules! maps {
                 &$next_hops
             }
             #[inline(always)]
+            fn meanings() -> &'static Meanings<$address> {
+                &$meanings
+            }
+            #[inline(always)]
             fn sweep_keys() -> &'static SweepKeys<$address> {
                 &$keys
             }
@@ -313,6 +342,7 @@ maps!(
     HELD_V4,
     HOLDING_V4,
     NEXT_HOPS_V4,
+    MEANINGS_V4,
     SWEEP_KEYS_V4,
     FREE_SLOTS_V4,
     DRAFTS_V4,
@@ -334,6 +364,7 @@ maps!(
     HELD_V6,
     HOLDING_V6,
     NEXT_HOPS_V6,
+    MEANINGS_V6,
     SWEEP_KEYS_V6,
     FREE_SLOTS_V6,
     DRAFTS_V6,

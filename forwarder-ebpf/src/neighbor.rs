@@ -13,7 +13,7 @@ use forwarder_common::{
     address::V4,
     neighbor::{self, Answerable, Arp, Discovery, Reply, Resolution},
     packet::Packet,
-    tables::Tables,
+    tables::{At, Tables},
     verdict::Kind,
     wire::{ethernet, icmp, ipv4, ipv6, protocol},
 };
@@ -24,7 +24,7 @@ use crate::{
     maps::{Maps, MapsV4, MapsV6, SETTINGS},
     routing::Routed,
     sockets::Sockets,
-    tables::{At, KernelTables},
+    tables::KernelTables,
 };
 
 /// Marks an ARP request that has become an IPv4 packet. Only on its way into the interface once more: the kernel's

@@ -22,70 +22,29 @@ use forwarder_common::{
     tables::NotInserted,
 };
 
-use crate::maps::{FLOW_HASH, Maps, MapsV4, MapsV6};
+use crate::{
+    atomic::{after, keep_only, set, swap_if},
+    maps::{FLOW_HASH, Maps, MapsV4, MapsV6},
+};
 
 /// No slot's number.
-const NOWHERE: u32 = u32::MAX;
+pub(crate) const NOWHERE: u32 = u32::MAX;
 /// How often the tag of a slot is tried to be changed while its upper half is changed by others.
 const PATIENCE: u32 = 8;
 
-type Slot<M> = FlowSlot<<M as Maps>::Address>;
-type Key<M> = FlowKey<<M as Maps>::Address>;
+pub(crate) type Slot<M> = FlowSlot<<M as Maps>::Address>;
+pub(crate) type Key<M> = FlowKey<<M as Maps>::Address>;
 
 /// A slot's word with the protocol.
 #[inline(always)]
-fn word<M: Maps>(slot: *mut Slot<M>) -> *mut u32 {
+pub(crate) fn word<M: Maps>(slot: *mut Slot<M>) -> *mut u32 {
     // SAFETY: a field's address within an array value.
     unsafe { &raw mut (*slot).key.protocol }
 }
 
-/// Swaps `new` in if the word is `expected`; what it was. A full barrier.
-#[inline(always)]
-fn swap_if(word: *mut u32, expected: u32, new: u32) -> u32 {
-    let found;
-    // SAFETY: an aligned word of an array value.
-    unsafe {
-        asm!("w0 = cmpxchg32_32({word} + 0, w0, {new})", word = in(reg) word, new = in(wreg) new,
-            inlateout("w0") expected => found, options(nostack));
-    }
-    found
-}
-
-/// Sets bits; what the word was before. A full barrier.
-#[inline(always)]
-fn set(word: *mut u32, mut bits: u32) -> u32 {
-    // SAFETY: an aligned word of an array value.
-    unsafe {
-        asm!("{bits} = atomic_fetch_or((u32 *)({word} + 0), {bits})", word = in(reg) word,
-            bits = inlateout(wreg) bits, options(nostack));
-    }
-    bits
-}
-
-/// Clears all bits but these. A full barrier.
-#[inline(always)]
-fn keep_only(word: *mut u32, bits: u32) {
-    // SAFETY: an aligned word of an array value.
-    unsafe {
-        asm!("{bits} = atomic_fetch_and((u32 *)({word} + 0), {bits})", word = in(reg) word,
-            bits = inlateout(wreg) bits => _, options(nostack));
-    }
-}
-
-/// The same pointer, computed from `word`, so that no CPU reads through it before it has read `word`.
-#[inline(always)]
-fn after<T>(mut pointer: *mut T, word: u32) -> *mut T {
-    // SAFETY: adds zero.
-    unsafe {
-        asm!("{word} &= 0", "{pointer} += {word}", word = inlateout(reg) u64::from(word) => _,
-            pointer = inlateout(reg) pointer, options(pure, readonly, nostack));
-    }
-    pointer
-}
-
 /// Whether a slot with this word is that of a key.
 #[inline(always)]
-fn has_key<A: Slotted + Eq>(slot: *mut FlowSlot<A>, word: u32, key: &FlowKey<A>) -> bool {
+pub(crate) fn has_key<A: Slotted + Eq>(slot: *mut FlowSlot<A>, word: u32, key: &FlowKey<A>) -> bool {
     // SAFETY: words of an array value.
     let held = unsafe { &(*slot).key };
     Tag::of(word).is_of(key.protocol)
@@ -186,13 +145,13 @@ pub(crate) fn find<M: OnceVerified>(key: &Key<M>) -> Option<*mut Flow<M::Address
     locate::<M>(key).map(|slot| unsafe { &raw mut (*slot).flow })
 }
 
-/// Whether a flow that [`find`] has found by `key`, and that was read since, was that key's all the time.
+/// Whether a flow that was found by `key` in a slot, here or among the new ones, and read since, was that key's all the time.
 #[inline(always)]
 pub(crate) fn is_of<A: Slotted + Eq>(flow: *mut Flow<A>, key: &FlowKey<A>) -> bool {
     // SAFETY: no instruction; what is read below is read after what was read before. (A CPU that reads out of order may
     // still not do so: BPF has no cheaper fence than a locked instruction.)
     unsafe { asm!("", options(nostack)) };
-    // SAFETY: `find` got the flow from within a slot.
+    // SAFETY: whoever found the flow got it from within a slot.
     let slot: *mut FlowSlot<A> = unsafe { flow.byte_sub(mem::offset_of!(FlowSlot<A>, flow)) }.cast();
     // SAFETY: a word of an array value, valid while the program runs.
     let word = unsafe { (&raw mut (*slot).key.protocol).read_volatile() };

@@ -16,17 +16,19 @@ use aya_ebpf::{
     helpers::{bpf_check_mtu, bpf_fib_lookup},
 };
 use forwarder_common::{
-    abi::{NextHop, NextHopState, elapsed, interface_flags, next_hop_flags, setting_flags},
+    abi::{NextHop, NextHopState, Settings, elapsed, interface_flags, next_hop_flags, setting_flags},
     address::{Address, V4, V6},
     steer,
-    tables::{Ends, Hop, Tables as _, Way},
+    tables::{At, Ends, Hop, Tables as _, Way},
 };
 
 use crate::{
+    endpoints::FoundOnce,
     maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS},
+    new_flows::LockedTable,
     protected::OnceVerified,
     sockets::Sockets,
-    tables::{At, KernelTables},
+    tables::KernelTables,
 };
 
 /// The loopback interface's index in every network namespace. Looking up as if from there needs only its own
@@ -34,7 +36,7 @@ use crate::{
 const LOOPBACK: u32 = 1;
 
 /// How a family's addresses are put into a FIB lookup.
-pub(crate) trait Routed: OnceVerified {
+pub(crate) trait Routed: OnceVerified + LockedTable + FoundOnce {
     fn set_ends(lookup: &mut FibLookup, src: Self::Address, dst: Self::Address);
     /// A neighbour as `bpf_redirect_neigh` takes it.
     fn neighbour(address: Self::Address) -> bpf_redir_neigh;
@@ -70,7 +72,7 @@ impl Routed for MapsV6 {
 
 /// All of it initialised, whichever member of the union is used.
 #[inline(always)]
-const fn no_neighbour(family: u8) -> bpf_redir_neigh {
+pub(crate) const fn no_neighbour(family: u8) -> bpf_redir_neigh {
     bpf_redir_neigh { nh_family: family as u32, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] } }
 }
 
@@ -87,13 +89,12 @@ pub(crate) fn router<M: Routed + Sockets>(tables: &KernelTables<M>, hop: &Hop) -
     if rule.to == M::Address::default() { none } else { M::neighbour(rule.to) }
 }
 
-/// The slot that is about such packets, as fresh as it has to be; and whether it was so before.
+/// The slot for such packets, and where they come from, as far as that matters.
 #[inline(always)]
-fn slot<M: Routed + Sockets>(
-    tables: &KernelTables<M>,
+fn place<M: Routed>(
+    settings: &Settings,
     ends: &Ends<M::Address>,
-) -> Option<(&'static mut NextHop<M::Address>, bool)> {
-    let settings = tables.settings;
+) -> Option<(&'static mut NextHop<M::Address>, M::Address)> {
     let Ends { src, dst, kind } = *ends;
     let by_source = settings.flags & (setting_flags::ROUTE_BY_SOURCE | setting_flags::STEER) != 0;
     let src = if by_source { src } else { M::Address::default() };
@@ -102,19 +103,38 @@ fn slot<M: Routed + Sockets>(
     let slot = M::next_hops().get_ptr_mut(index)?;
     // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it
     // run to completion one after the other.
-    let slot = unsafe { &mut *slot };
+    Some((unsafe { &mut *slot }, src))
+}
+
+/// Whether a slot is about such packets from `src`, and what it says still holds.
+#[inline(always)]
+fn is_fresh<M: Routed>(
+    tables: &KernelTables<M>,
+    slot: &NextHop<M::Address>,
+    ends: &Ends<M::Address>,
+    src: M::Address,
+) -> bool {
     // An unresolved neighbour or a missing route may change with the next packet: those answers are not kept.
     let kept = slot.state == NextHopState::Resolved as u16 || slot.state == NextHopState::Local as u16;
-    let fresh = kept
-        && slot.dst == dst
+    kept && slot.dst == ends.dst
         && slot.src == src
-        && slot.kind == kind
-        && slot.epoch == settings.epoch
-        && elapsed(tables.now, slot.asked) <= settings.next_hop_lifetime;
+        && slot.kind == ends.kind
+        && slot.epoch == tables.settings.epoch
+        && elapsed(tables.now, slot.asked) <= tables.settings.next_hop_lifetime
+}
+
+/// The slot that is about such packets, as fresh as it has to be; and whether it was so before.
+#[inline(always)]
+fn slot<M: Routed + Sockets>(
+    tables: &KernelTables<M>,
+    ends: &Ends<M::Address>,
+) -> Option<(&'static mut NextHop<M::Address>, bool)> {
+    let (slot, src) = place::<M>(tables.settings, ends)?;
+    let fresh = is_fresh(tables, slot, ends, src);
     if !fresh {
-        slot.dst = dst;
+        slot.dst = ends.dst;
         slot.src = src;
-        slot.kind = kind;
+        slot.kind = ends.kind;
         ask(tables, slot);
     }
     Some((slot, fresh))
@@ -144,6 +164,17 @@ pub(crate) fn next_hop<M: Routed + Sockets>(tables: &KernelTables<M>, ends: &End
     let state = NextHopState::from_number(slot.state);
     let NextHop { interface, line, mtu, link_addresses, .. } = *slot;
     Hop { state, flags, interface, line, mtu, link_addresses }
+}
+
+/// The next hop for such packets, if a fresh one is kept that no packet has to confirm.
+#[inline(always)]
+pub(crate) fn known_next_hop<M: Routed>(tables: &KernelTables<M>, ends: &Ends<M::Address>) -> Hop {
+    let Some((slot, src)) = place::<M>(tables.settings, ends) else { return Hop::NONE };
+    if !is_fresh(tables, slot, ends, src) || slot.flags & next_hop_flags::CONFIRM != 0 {
+        return Hop::NONE;
+    }
+    let NextHop { interface, line, mtu, link_addresses, .. } = *slot;
+    Hop { state: NextHopState::from_number(slot.state), flags: slot.flags, interface, line, mtu, link_addresses }
 }
 
 /// Finds out about the slot's packets: the line that they are steered to, else what the kernel says.

@@ -8,13 +8,13 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use forwarder_common::{
     abi::{Direction, Settings},
     answer::{self, Answering},
-    complete, fragment,
+    complete, fast, fragment,
     icmp_error::{self, Embeds},
     outgoing,
     packet::Packet as _,
     parse::{Family, Ipv4, Ipv6},
     steer,
-    tables::{Hop, Tables},
+    tables::{At, Hop, Tables},
     verdict::{Kind, Outcome, Verdict},
     wire::ethernet,
 };
@@ -26,14 +26,19 @@ use crate::{
     maps::{Maps, MapsV4, MapsV6, SETTINGS, WAY_OUT},
     routing::{self, Routed},
     sockets::Sockets,
-    tables::{At, KernelTables},
+    tables::KernelTables,
 };
 
 /// What [`Steps::outgoing`] gives where it opened a flow: now the packet has one, and is to be processed as any other.
 pub(crate) const AGAIN: u32 = u32::MAX;
 
-/// The steps, for one family and kind of device. Each gives the number of an [`Outcome`].
+/// What [`Steps::at_once`] gives where nothing has happened to the packet. No `TC_ACT_*`.
+pub(crate) const UNDECIDED: i32 = i32::MIN;
+
+/// The steps, for one family and kind of device. Each gives the number of an [`Outcome`], where nothing else is said.
 pub(crate) trait Steps {
+    /// What a table already decides is sent on: what the kernel is told (`TC_ACT_*`), or [`UNDECIDED`].
+    fn at_once(context: *mut __sk_buff) -> i32;
     /// A packet that stands for itself: whole, or the first fragment of its datagram.
     fn plain(context: *mut __sk_buff) -> u32;
     /// A packet that nothing names may be of a host behind us that goes out with our address, or an answer to one: opens
@@ -69,7 +74,7 @@ trait Path {
     type Maps: Maps<Address = <Self::Family as Family>::Address> + Routed + Sockets;
     const NETWORK: usize;
     /// [`cut::cut`] with this network header.
-    fn cut(context: *mut __sk_buff, mtu: u32) -> bool;
+    fn cut(context: *mut __sk_buff, mtu: u32) -> Outcome;
 }
 
 type TablesOf<P> = KernelTables<<P as Path>::Maps>;
@@ -102,6 +107,19 @@ fn with_tables<P: Path>(context: *mut __sk_buff, step: impl FnOnce(&TablesOf<P>)
 #[inline(always)]
 fn tables<P: Path>(context: *mut __sk_buff, settings: &'static Settings) -> TablesOf<P> {
     KernelTables::new(context.cast(), settings, At::Tc)
+}
+
+#[inline(always)]
+fn at_once<P: Path>(context: *mut __sk_buff) -> i32 {
+    let Some(settings) = SETTINGS.get(0) else { return UNDECIDED };
+    let mut packet = TcPacket::of(context);
+    let tables = tables::<P>(context, settings);
+    let verdict = fast::process::<P::Family, _>(&mut packet, &tables, P::NETWORK, At::Tc);
+    if verdict.outcome.kind() == Kind::Pass {
+        return UNDECIDED;
+    }
+    // Nobody is asked for a neighbour: the next hop is known.
+    action::tc(&mut packet, &verdict, routing::no_neighbour(0), P::NETWORK, P::Family::ETHERTYPE)
 }
 
 #[inline(always)]
@@ -143,7 +161,7 @@ fn answer<P: Path>(context: *mut __sk_buff, refused: u32) -> u32 {
 #[inline(always)]
 fn cut<P: Path>(context: *mut __sk_buff) -> u32 {
     let way = verdict(Outcome::DropTooBig as u32).hop;
-    (if P::cut(context, way.mtu) { Outcome::HeldToCut } else { Outcome::DropTooBig }) as u32
+    P::cut(context, way.mtu) as u32
 }
 
 #[inline(always)]
@@ -184,7 +202,7 @@ fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
     let verdict = verdict(outcome);
     let mut packet = TcPacket::of(context);
     let tables = tables::<P>(context, settings);
-    log::verdict(context, verdict.outcome, tables.kept().map(|parsed| &parsed.key));
+    log::verdict(context, verdict.outcome, || tables.kept().map(|parsed| &parsed.key));
     let router = routing::router(&tables, &verdict.hop);
     if verdict.hop.line != 0 && verdict.outcome.kind() == Kind::Forward {
         steer::count(&tables, &verdict.hop, Direction::Forward, (packet.length() - P::NETWORK) as u32);
@@ -195,7 +213,7 @@ fn carry_out<P: Path>(context: *mut __sk_buff, outcome: u32) -> i32 {
 /// A path and its steps; each name is a symbol of the object.
 macro_rules! steps {
     ($path:ident: $family:ty, $maps:ty, $network:expr;
-     $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $cut:ident $steer:ident $egress:ident
+     $at_once:ident $plain:ident $outgoing:ident $later_fragment:ident $icmp:ident $answer:ident $cut:ident $steer:ident $egress:ident
      $answer_ourselves:ident $carry_away:ident $hand_in:ident $carry_out:ident) => {
         pub(crate) struct $path;
 
@@ -204,13 +222,17 @@ macro_rules! steps {
             type Maps = $maps;
             const NETWORK: usize = $network;
             #[inline(always)]
-            fn cut(context: *mut __sk_buff, mtu: u32) -> bool {
+            fn cut(context: *mut __sk_buff, mtu: u32) -> Outcome {
                 cut::cut::<{ $network }>(context, mtu)
             }
         }
 
         impl Steps for $path {
             const CUTS: bool = <$family as Family>::ETHERTYPE == ethernet::IPV4;
+            #[inline(always)]
+            fn at_once(context: *mut __sk_buff) -> i32 {
+                $at_once(context)
+            }
             #[inline(always)]
             fn plain(context: *mut __sk_buff) -> u32 {
                 $plain(context)
@@ -261,6 +283,11 @@ macro_rules! steps {
             }
         }
 
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $at_once(context: *mut __sk_buff) -> i32 {
+            at_once::<$path>(context)
+        }
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $plain(context: *mut __sk_buff) -> u32 {
@@ -314,8 +341,7 @@ macro_rules! steps {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $hand_in(context: *mut __sk_buff) -> u32 {
-            held::hand_in::<$family, $maps, { $network }>(context);
-            0
+            held::hand_in::<$family, $maps, { $network }>(context).into()
         }
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -326,16 +352,16 @@ macro_rules! steps {
 }
 
 steps!(EthernetIpv4: Ipv4, MapsV4, ethernet::LEN;
-    plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 steer_v4 egress_v4
+    at_once_v4 plain_v4 outgoing_v4 later_fragment_v4 icmp_v4 answer_v4 cut_v4 steer_v4 egress_v4
     answer_ourselves_v4 carry_away_v4 hand_in_v4 carry_out_v4);
 steps!(EthernetIpv6: Ipv6, MapsV6, ethernet::LEN;
-    plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 steer_v6 egress_v6
+    at_once_v6 plain_v6 outgoing_v6 later_fragment_v6 icmp_v6 answer_v6 cut_v6 steer_v6 egress_v6
     answer_ourselves_v6 carry_away_v6 hand_in_v6 carry_out_v6);
 steps!(BareIpv4: Ipv4, MapsV4, 0;
-    plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 cut_bare_v4 steer_bare_v4
+    at_once_bare_v4 plain_bare_v4 outgoing_bare_v4 later_fragment_bare_v4 icmp_bare_v4 answer_bare_v4 cut_bare_v4 steer_bare_v4
     egress_bare_v4
     answer_ourselves_bare_v4 carry_away_bare_v4 hand_in_bare_v4 carry_out_bare_v4);
 steps!(BareIpv6: Ipv6, MapsV6, 0;
-    plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 cut_bare_v6 steer_bare_v6
+    at_once_bare_v6 plain_bare_v6 outgoing_bare_v6 later_fragment_bare_v6 icmp_bare_v6 answer_bare_v6 cut_bare_v6 steer_bare_v6
     egress_bare_v6
     answer_ourselves_bare_v6 carry_away_bare_v6 hand_in_bare_v6 carry_out_bare_v6);

@@ -18,6 +18,7 @@ use forwarder_common::{
 use crate::{
     clock::now,
     maps::{MapsV4, MapsV6, SETTINGS, SWEEP, Sweep},
+    new_flows::{self, LockedTable},
     protected::{self, OnceVerified},
 };
 
@@ -114,14 +115,14 @@ struct Run {
 }
 
 #[inline(always)]
-fn sweep_some<M: OnceVerified>(settings: &'static Settings, first: u32) -> u32 {
+fn sweep_some<M: OnceVerified + LockedTable>(settings: &'static Settings, first: u32) -> u32 {
     let mut run = Run { settings, first, wrapped: 0 };
     // SAFETY: the callback has the type that the helper calls, and `run` outlives the call.
     unsafe { bpf_loop(SLOTS_PER_SWEEP, sweep_one::<M> as *mut c_void, (&raw mut run).cast(), 0) };
     if run.wrapped != 0 { 0 } else { first.wrapping_add(SLOTS_PER_SWEEP) }
 }
 
-unsafe extern "C" fn sweep_one<M: OnceVerified>(step: u32, run: *mut Run) -> i64 {
+unsafe extern "C" fn sweep_one<M: OnceVerified + LockedTable>(step: u32, run: *mut Run) -> i64 {
     // SAFETY: `sweep_some` passes its own record.
     let run = unsafe { &mut *run };
     let slot = run.first.wrapping_add(step);
@@ -163,7 +164,12 @@ unsafe extern "C" fn sweep_one<M: OnceVerified>(step: u32, run: *mut Run) -> i64
 
 /// A mapping lives while a flow of it lives, and so does what the mapping lets in.
 #[inline(always)]
-fn refresh_mapping<M: OnceVerified>(protocol: u8, flags: u8, ours: (M::Address, u16), remote: M::Address) {
+fn refresh_mapping<M: OnceVerified + LockedTable>(
+    protocol: u8,
+    flags: u8,
+    ours: (M::Address, u16),
+    remote: M::Address,
+) {
     let refresh = |entry: *mut Flow<M::Address>| {
         // SAFETY: a pointer to a map value, valid while the program runs; a single word.
         unsafe { (*entry).last_seen = now() };
@@ -171,10 +177,10 @@ fn refresh_mapping<M: OnceVerified>(protocol: u8, flags: u8, ours: (M::Address, 
     let key = FlowKey::mapping_from_outside(protocol, ours.0, ours.1);
     match protected::find::<M>(&key) {
         Some(mapping) => refresh(mapping),
-        None => M::embryonic().get_ptr_mut(key).map_or((), refresh),
+        None => new_flows::find::<M>(&key, now()).map_or((), refresh),
     }
     if flags & flow_flags::ADDRESS_FILTERING != 0
-        && let Some(permission) = M::embryonic().get_ptr_mut(FlowKey::permission(protocol, (remote, 0), ours))
+        && let Some(permission) = new_flows::find::<M>(&FlowKey::permission(protocol, (remote, 0), ours), now())
     {
         refresh(permission);
     }

@@ -4,47 +4,36 @@ use core::{
     ffi::c_void,
     marker::PhantomData,
     ops::{Deref, DerefMut},
-    ptr::NonNull,
+    ptr::{self, NonNull},
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST},
+    bindings::__sk_buff,
     btf_maps::lpm_trie::Key,
     helpers::{bpf_get_prandom_u32, bpf_loop},
 };
 use forwarder_common::{
     abi::{
         AllowKey, Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, RangeKey, Rule, RuleRef, Settings, Ticks,
-        used,
     },
     address::Address,
     answer::About,
     flow_state::FlowState,
     packet::Packet,
     parse::Parsed,
-    tables::{Draft, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
+    tables::{At, Draft, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
     window::Reached,
 };
 
 use crate::{
     clock::now,
-    count, held,
+    count, endpoints, held,
     maps::{ANSWERS, Maps},
-    protected,
+    new_flows, protected,
     routing::{self, Routed},
     sockets::{Socket, Sockets},
     sweep,
 };
-
-/// `EEXIST`: the key is taken.
-const EEXIST: i32 = 17;
-
-/// Which hook asks: XDP may use less of the kernel, and TC confirms neighbours.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum At {
-    Xdp,
-    Tc,
-}
 
 /// The maps of one family, as one packet sees them.
 pub(crate) struct KernelTables<M> {
@@ -68,6 +57,12 @@ impl<M: Maps> KernelTables<M> {
         // SAFETY: a word of the settings, which live as long as the program. Volatile, so that it is read only here.
         let generation = unsafe { (&raw const settings.generation).read_volatile() };
         Self { context, settings, generation, now: now(), at, family: PhantomData }
+    }
+
+    /// For look-ups of rules, in this generation: no packet, no time.
+    #[inline(always)]
+    pub(crate) const fn of_rules(settings: &'static Settings, generation: u32) -> Self {
+        Self { context: ptr::null_mut(), settings, generation, now: 0, at: At::Tc, family: PhantomData }
     }
 }
 
@@ -161,15 +156,6 @@ impl<A> DerefMut for ScratchDraft<A> {
     }
 }
 
-#[inline(always)]
-fn inserted(result: Result<(), i32>) -> Result<(), NotInserted> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error) if error == -EEXIST => Err(NotInserted::Taken),
-        Err(_) => Err(NotInserted::Refused),
-    }
-}
-
 impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     type Entry = Entry<M::Address>;
     type Draft = ScratchDraft<M::Address>;
@@ -224,19 +210,22 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
         if !protected::has_new_flows() {
             return None;
         }
-        NonNull::new(M::embryonic().get_ptr_mut(key)?).map(Entry)
+        NonNull::new(new_flows::find::<M>(key, self.now)?).map(Entry)
+    }
+
+    #[inline(always)]
+    fn may_be_new(&self, key: &FlowKey<M::Address>) -> bool {
+        protected::has_new_flows() && new_flows::may_have::<M>(key)
     }
 
     #[inline(always)]
     fn insert_embryonic(&self, key: &FlowKey<M::Address>, flow: &Flow<M::Address>) -> Result<(), NotInserted> {
-        protected::use_table(used::EMBRYONIC);
-        inserted(M::embryonic().insert(key, flow, BPF_NOEXIST.into()))
+        new_flows::enter::<M>(key, flow, self.now)
     }
 
     #[inline(always)]
     fn remove_embryonic(&self, key: &FlowKey<M::Address>) {
-        // Not being there is what was wanted.
-        let _ = M::embryonic().remove(key);
+        M::remove(key);
     }
 
     #[inline(always)]
@@ -251,6 +240,11 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     #[inline(always)]
     fn remove_established(&self, forward: &FlowKey<M::Address>, reply: &FlowKey<M::Address>, sweep_slot: u32) {
         sweep::remove::<M>(forward, reply, sweep_slot);
+    }
+
+    #[inline(always)]
+    fn slot_of(&self, endpoint: &Endpoint<M::Address>) -> u32 {
+        endpoints::slot_of::<M>(endpoint, self.generation)
     }
 
     #[inline(always)]
@@ -327,6 +321,11 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     #[inline(always)]
     fn next_hop(&self, ends: &Ends<M::Address>) -> Hop {
         routing::next_hop::<M>(self, ends)
+    }
+
+    #[inline(always)]
+    fn known_next_hop(&self, ends: &Ends<M::Address>) -> Hop {
+        routing::known_next_hop::<M>(self, ends)
     }
 
     #[inline(always)]

@@ -65,7 +65,14 @@ impl BpfPackage {
         self.compile(workspace, &out_dir, &toolchain, &linker)
     }
 
-    fn compile(&self, workspace: &Path, out_dir: &Path, toolchain: &BpfToolchain, linker: &Path) -> Result<()> {
+    /// Compiles the workspace's package with whatever `out_dir` holds of it, into `out_dir/NAME`.
+    pub(crate) fn compile(
+        &self,
+        workspace: &Path,
+        out_dir: &Path,
+        toolchain: &BpfToolchain,
+        linker: &Path,
+    ) -> Result<()> {
         let target_dir = out_dir.join("bpf");
 
         let mut cargo = toolchain.program("cargo");
@@ -82,7 +89,7 @@ impl BpfPackage {
         cargo
             .env("RUSTC_BOOTSTRAP", toolchain.bootstrap())
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
-            .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, out_dir)?.join("\x1f"));
+            .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, out_dir).join("\x1f"));
 
         let status = cargo.status().with_context(|| format!("cannot start {cargo:?}"))?;
         if !status.success() {
@@ -101,8 +108,9 @@ impl BpfPackage {
     }
 }
 
-fn flags(workspace: &Path, out_dir: &Path) -> Result<Vec<String>> {
-    let architecture = match variable("CARGO_CFG_TARGET_ARCH")? {
+fn flags(workspace: &Path, out_dir: &Path) -> Vec<String> {
+    // Outside of a build script it is for this machine.
+    let architecture = match env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned()) {
         riscv if riscv.starts_with("riscv64") => "riscv64".to_owned(),
         other => other,
     };
@@ -128,7 +136,7 @@ fn flags(workspace: &Path, out_dir: &Path) -> Result<Vec<String>> {
     for (from, to) in remapped.into_iter().flatten() {
         flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     }
-    Ok(flags)
+    flags
 }
 
 fn variable(name: &str) -> Result<String> {

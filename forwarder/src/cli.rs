@@ -14,6 +14,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/forwarder/forwarder.toml";
 /// Where everything is pinned unless `--pins` says otherwise.
 pub const DEFAULT_PINS: &str = "/sys/fs/bpf/forwarder";
 
+// A paragraph is one line: clap wraps it to the terminal's width.
 const EXAMPLES: &str = "\
 Examples:
   forwarder check forwarder.toml                      is the configuration right?
@@ -22,7 +23,7 @@ Examples:
   forwarder stats                                     who sends how much
   forwarder unload                                    the machine as it was
 
-No process stays behind: the kernel forwards by itself until `forwarder unload` or the next restart. `forwarder run` is for
+No process stays behind: the kernel forwards by itself until `forwarder unload` or the next restart. `forwarder run` is for \
 machines whose addresses or interfaces change.
 Exit status: 0 done, 1 it failed, 2 the input was wrong.";
 
@@ -107,8 +108,8 @@ Examples:
   forwarder run --iface ppp0 --config forwarder.toml
 
 It loads if nothing is loaded, and else takes over what runs: then only --config is looked at, at a reload.
-Rules that name an interface follow its addresses; interfaces may come later, go, and come back. Route changes take effect
-at once. `add`, `remove`, `reload` work as ever. SIGHUP: reads the configuration anew. SIGTERM, SIGINT: it ends, and
+Rules that name an interface follow its addresses; interfaces may come later, go, and come back. Route changes take effect \
+at once. `add`, `remove`, `reload` work as ever. SIGHUP: reads the configuration anew. SIGTERM, SIGINT: it ends, and \
 forwarding goes on without it; `forwarder unload` ends both. Logs go to stderr.")]
 pub struct Run {
     /// As for `load`.

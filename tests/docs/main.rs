@@ -1,5 +1,7 @@
 //! What the documentation names exists.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod surface;
 
 use std::collections::BTreeSet;
 use std::fs;

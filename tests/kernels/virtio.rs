@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forwarder_lab::{Host, Lab, Shape, Topology, patience};
+use forwarder_lab::{Host, Lab, Topology, patience};
 
 use crate::forwarder::{Ended, Forwarder, end};
 use crate::lines;
@@ -51,22 +51,7 @@ impl Cabled {
             give(&a, host, "eth0");
             give(&b, &forwarder, interface);
         }
-        for (host, interface, addresses) in [
-            (&client, "eth0", ["198.51.100.2/24", "2001:db8:1::2/64"]),
-            (&forwarder, "eth0", ["198.51.100.1/24", "2001:db8:1::1/64"]),
-            (&forwarder, "eth1", ["10.8.0.1/24", "fd08::1/64"]),
-            (&home, "eth0", ["10.8.0.2/24", "fd08::2/64"]),
-        ] {
-            for address in addresses {
-                host.address(interface, address).unwrap();
-            }
-        }
-        for (host, gateways) in [(&client, ["198.51.100.1", "2001:db8:1::1"]), (&home, ["10.8.0.1", "fd08::1"])] {
-            for gateway in gateways {
-                host.route("default", &format!("via {gateway}")).unwrap();
-            }
-        }
-        Self { net: Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab }, _all: all }
+        Self { net: Topology::joined(lab, [client, forwarder, home], ["eth0", "eth1"]).unwrap(), _all: all }
     }
 
     fn forwarder(&self) -> Forwarder {

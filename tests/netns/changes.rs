@@ -12,7 +12,7 @@ use crate::snapshot::{Snapshot, assert_unchanged};
 in_every_setting!(reload_under_traffic, add_and_remove, unload_under_traffic);
 
 /// Enough exchanges for every table to have been asked many times.
-const MANY: u64 = 300;
+const MANY: u64 = 100;
 
 /// TCP and UDP, preserved and masqueraded, v4 and v6, all at once.
 struct Traffic {
@@ -55,9 +55,7 @@ impl Traffic {
     }
 
     fn goes_on(&self) {
-        for steady in &self.running {
-            steady.wait_for_more(MANY).unwrap();
-        }
+        Steady::all_go_on(&self.running, MANY).unwrap();
     }
 
     fn stop(self) {

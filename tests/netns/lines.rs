@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use forwarder_lab::{
-    Family, Host, Lab, LinkOptions, Offloads, Ping, Shape, TcpServer, Topology, Transfer, Tun, TunKind, TunPump,
-    UdpEcho, UdpSocketIn,
+    Family, Host, Lab, LinkOptions, Offloads, Ping, TcpServer, Topology, Transfer, Tun, TunKind, TunPump, UdpEcho,
+    UdpSocketIn,
 };
 
 use crate::config::{rule, source};
@@ -52,23 +52,8 @@ pub(crate) fn network(name: &str, client_line: Line, home_line: Line) -> (Topolo
     for (host, line, interface) in [(&client, client_line, "eth0"), (&home, home_line, "eth1")] {
         cables.extend(join(&lab, host, &forwarder, interface, line));
     }
-    let [outer, inner] = [client_line.served("eth0"), home_line.served("eth1")];
-    for (host, interface, addresses) in [
-        (&client, "eth0", ["198.51.100.2/24", "2001:db8:1::2/64"]),
-        (&forwarder, outer, ["198.51.100.1/24", "2001:db8:1::1/64"]),
-        (&forwarder, inner, ["10.8.0.1/24", "fd08::1/64"]),
-        (&home, "eth0", ["10.8.0.2/24", "fd08::2/64"]),
-    ] {
-        for address in addresses {
-            host.address(interface, address).unwrap();
-        }
-    }
-    for (host, gateways) in [(&client, ["198.51.100.1", "2001:db8:1::1"]), (&home, ["10.8.0.1", "fd08::1"])] {
-        for gateway in gateways {
-            host.route("default", &format!("via {gateway}")).unwrap();
-        }
-    }
-    (Topology { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab }, cables)
+    let interfaces = [client_line.served("eth0"), home_line.served("eth1")];
+    (Topology::joined(lab, [client, forwarder, home], interfaces).unwrap(), cables)
 }
 
 /// Joins `eth0` of `host` with `interface` of the forwarder.

@@ -50,7 +50,9 @@ fn to_hosts_that_go_out() {
         let masquerade::Net { net, forwarder } = &masquerade::start("ownout", setting, &config);
         for family in Family::ALL {
             let (host, client) = (masquerade::inside(family, 20), net.client_address(family));
-            hears_of_the_last_hop(&net.home, (host, 4000).into(), (client, PORT).into());
+            // Not from the far end: a host that traces the route would see it one hop away, and stop.
+            let outer = net.public_address(family);
+            hears_of_the_last_hop_from(outer, &net.home, (host, 4000).into(), (client, PORT).into());
         }
         told(forwarder, &[("answered_ttl", 2)]);
         for family in Family::ALL {

@@ -10,9 +10,8 @@ mod vps_with_two_addresses;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use forwarder_lab::{Host, Shape, TcpServer, Transfer};
+use forwarder_lab::{Host, Shape, TcpServer, Transfer, silence};
 
 use crate::forwarder::Forwarder;
 use crate::setting::{Mode, Setting};
@@ -59,7 +58,7 @@ fn transfer(client: &Host, from: Option<SocketAddr>, to: SocketAddr) -> anyhow::
 /// Asserts that no connection comes about: nothing comes back, whatever is there.
 #[track_caller]
 fn assert_lost(client: &Host, to: SocketAddr) {
-    let connected = client.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))).unwrap();
+    let connected = client.enter(|| TcpStream::connect_timeout(&to, silence())).unwrap();
     let error = connected.expect_err("it answers");
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{to}: {error}");
 }

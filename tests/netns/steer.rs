@@ -119,15 +119,20 @@ impl Lines {
         }
     }
 
-    fn transfers(&self, to: SocketAddr) -> anyhow::Result<SocketAddr> {
+    fn transfer(to: SocketAddr) -> Transfer {
         let from = SocketAddr::new(Self::client(if to.is_ipv4() { Family::V4 } else { Family::V6 }), 0);
-        let moved = Transfer::to(to).from(from).upload(SIZE).download(SIZE).run(&self.net.client)?;
-        Ok(moved.seen_as)
+        Transfer::to(to).from(from).upload(SIZE).download(SIZE)
+    }
+
+    #[track_caller]
+    fn fails(&self, to: SocketAddr) {
+        Self::transfer(to).must_fail(&self.net.client).unwrap();
     }
 
     #[track_caller]
     fn works(&self, to: SocketAddr, about: &str) -> SocketAddr {
-        self.transfers(to).unwrap_or_else(|error| panic!("{about}, {to}: {error:#}\n{:#?}", self.forwarder.stats()))
+        let moved = Self::transfer(to).run(&self.net.client);
+        moved.unwrap_or_else(|error| panic!("{about}, {to}: {error:#}\n{:#?}", self.forwarder.stats())).seen_as
     }
 
     /// Bytes that left by a line, as its router counted them.
@@ -168,7 +173,7 @@ fn own_services_answer_by_both_lines(mode: Mode) {
         let ends = [0, 1].map(|line| SocketAddr::new(on(line, family, 7), 80));
         let _servers = ends.map(|end| TcpServer::start(&test.net.forwarder, end).unwrap());
         test.works(ends[0], "without forwarder");
-        test.transfers(ends[1]).unwrap_err();
+        test.fails(ends[1]);
     }
     test.forwarder.load(test.setting, &steer());
     for family in Family::ALL {
@@ -212,7 +217,7 @@ fn own_services_answer_by_both_lines(mode: Mode) {
     for family in Family::ALL {
         let end = SocketAddr::new(on(1, family, 7), 80);
         let _server = TcpServer::start(&test.net.forwarder, end).unwrap();
-        test.transfers(end).unwrap_err();
+        test.fails(end);
     }
 }
 
@@ -242,7 +247,7 @@ fn rules_answer_by_both_lines(mode: Mode) {
                         let seen = test.works(end, kind);
                         assert_eq!(seen.ip() == Lines::client(family), kind == "preserve");
                     } else {
-                        test.transfers(end).unwrap_err();
+                        test.fails(end);
                     }
                 }
             }
@@ -283,7 +288,7 @@ fn hosts_with_addresses_of_a_line_use_it(mode: Mode) {
                 assert_eq!(test.works(end, "a host behind").ip(), Lines::client(family));
                 assert!(test.steered().0 > 0);
             } else {
-                test.transfers(end).unwrap_err();
+                test.fails(end);
             }
         }
     }

@@ -61,6 +61,12 @@ impl Case<'_> {
         matches!((self.forwarder, &self.reference), ([out], Some(reference)) if out == reference)
     }
 
+    /// forwarder would forward it, but tells the sender with an ICMP error that it is too big or came too far.
+    fn is_refused(&self) -> bool {
+        let is_error = |out: &Out| View::of(&out.frame).is_some_and(|view| view.is_icmp_error(&out.frame));
+        self.reference.is_some() && matches!(self.forwarder, [out] if self.answers(out) && is_error(out))
+    }
+
     /// netfilter did not translate it.
     fn is_not_translated(&self) -> bool {
         self.is_left_to_kernel(self.nftables)
@@ -182,7 +188,7 @@ fn to_all_stations(case: &Case<'_>) -> bool {
 fn tcp_states(case: &Case<'_>) -> bool {
     case.flow.is_some_and(|flow| flow.protocol == TCP)
         && case.packet().damage.is_none()
-        && case.is_forwarded()
+        && (case.is_forwarded() || case.is_refused())
         && case.is_not_translated()
         && (case.is_invalid)()
 }

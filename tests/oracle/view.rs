@@ -191,8 +191,10 @@ impl View {
 /// RFC 1624, equation 3.
 pub(crate) fn update(bytes: &mut [u8], checksum: usize, old: &[u8], new: &[u8]) {
     let mut sum = u64::from(!u16::from_be_bytes([bytes[checksum], bytes[checksum + 1]]));
+    // A last byte without another counts as if a zero followed (RFC 1071 section 4.1).
+    let word = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes.get(1).copied().unwrap_or_default()]);
     for (old, new) in old.chunks(2).zip(new.chunks(2)) {
-        sum += u64::from(!u16::from_be_bytes([old[0], old[1]])) + u64::from(u16::from_be_bytes([new[0], new[1]]));
+        sum += u64::from(!word(old)) + u64::from(word(new));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

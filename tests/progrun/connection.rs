@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use forwarder_common::abi::{Flow, FlowKey, FlowSlot, Layout, Slotted};
+use forwarder_common::abi::{Bucket, Flow, FlowKey, FlowSlot, Layout, Slotted};
 use forwarder_common::address::{V4, V6};
 use forwarder_common::verdict::Outcome;
 use forwarder_lab::Family;
@@ -101,6 +101,7 @@ pub(crate) fn entries(world: &World, family: Family) -> (usize, usize) {
         FlowKey<A>: Layout,
         Flow<A>: Layout,
         FlowSlot<A>: Layout,
+        Bucket<A>: Layout,
     {
         let count = |table: &str| world.flows::<A>(&format!("{table}_{suffix}")).len();
         (count("ESTABLISHED"), count("EMBRYONIC"))

@@ -14,8 +14,8 @@ use forwarder_common::fast;
 use forwarder_common::icmp_error::Embeds;
 use forwarder_common::parse::{Ipv4, Ipv6};
 use forwarder_common::steps;
-use forwarder_common::tables::Hop;
 use forwarder_common::tables::memory::{Memory, MemoryAddress};
+use forwarder_common::tables::{At, Hop};
 use forwarder_common::verdict::{Kind, Outcome, Verdict};
 use forwarder_lab::Family;
 
@@ -113,7 +113,7 @@ fn core<F: Embeds<Address: Named>>(memory: &Memory<F::Address>, hook: Hook, fram
     let mut bytes = frame.to_vec();
     let mut packet = bytes.as_mut_slice();
     let verdict = match hook {
-        Hook::Xdp => fast::process::<F, _>(&mut packet, memory, NETWORK),
+        Hook::Xdp => fast::process::<F, _>(&mut packet, memory, NETWORK, At::Xdp),
         Hook::Tc => steps::tc::<F, _>(&mut packet, memory, NETWORK),
     };
     // The pieces that waited are handed in; those of the test run end up nowhere.
@@ -358,6 +358,7 @@ where
     FlowKey<A>: Layout,
     Flow<A>: Layout,
     forwarder_common::abi::FlowSlot<A>: Layout,
+    forwarder_common::abi::Bucket<A>: Layout,
 {
     for (table, inside) in [("ESTABLISHED", &memory.established), ("EMBRYONIC", &memory.embryonic)] {
         let loaded = world.flows::<A>(&format!("{table}_{family}"));
@@ -379,6 +380,7 @@ where
     FlowKey<F::Address>: Layout,
     Flow<F::Address>: Layout,
     forwarder_common::abi::FlowSlot<F::Address>: Layout,
+    forwarder_common::abi::Bucket<F::Address>: Layout,
 {
     let packets = setting("FORWARDER_DIFFERENTIAL_PACKETS", PACKETS) / 2;
     let seed = setting("FORWARDER_DIFFERENTIAL_SEED", 1);
@@ -432,6 +434,7 @@ where
     FlowKey<A>: Layout,
     Flow<A>: Layout,
     forwarder_common::abi::FlowSlot<A>: Layout,
+    forwarder_common::abi::Bucket<A>: Layout,
 {
     let flows = world.flows::<A>(&format!("EMBRYONIC_{family}")).len()
         + world.flows::<A>(&format!("ESTABLISHED_{family}")).len();

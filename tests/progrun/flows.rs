@@ -216,6 +216,28 @@ fn a_flood_of_new_flows_leaves_established_ones_alone() {
 }
 
 #[test]
+fn a_newcomer_does_not_push_itself_out_of_a_full_table() {
+    // One bucket: both directions of each flow stand in it, all of them from the same moment.
+    world::with_changed(
+        RULES,
+        |compiled| compiled.sizes.new_flows = 1,
+        |world| {
+            warm_up(world);
+            for family in Family::ALL {
+                for port in (10_000..11_600).step_by(100) {
+                    for port in port..port + 16 {
+                        let syn = Connection::new(family, KEEPING_FLOWS[0], port).request(Tcp(flags::SYN)).0;
+                        let frame = arriving(world, &syn);
+                        assert_eq!(world.run(Hook::Tc, &frame).outcome, Outcome::Forwarded);
+                    }
+                    Connection::new(family, KEEPING_FLOWS[0], port + 50).open(world);
+                }
+            }
+        },
+    );
+}
+
+#[test]
 fn an_expired_flow_is_not_honoured_even_if_nobody_swept_it() {
     world::with(RULES, |world| {
         warm_up(world);

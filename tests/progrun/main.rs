@@ -16,6 +16,7 @@
 mod connection;
 mod differential;
 mod drops;
+mod failing;
 mod fixture;
 mod flows;
 mod fragments;
@@ -32,6 +33,7 @@ mod plan;
 mod prefixes;
 mod programs;
 mod reload;
+mod stack;
 mod stateless;
 mod sweep;
 mod two_cpus;

@@ -22,7 +22,7 @@ fn outer(family: Family) -> [IpAddr; 2] {
     .map(|address| address.parse().unwrap())
 }
 
-const BODIES: [(Body, u16); 9] = [
+const BODIES: [(Body, u16); 10] = [
     (Body::Tcp(flags::SYN), 5),
     (Body::Tcp(flags::RST), 5),
     (Body::Udp, 5),
@@ -30,6 +30,7 @@ const BODIES: [(Body, u16); 9] = [
     (Body::EchoRequest, 5),
     (Body::EchoReply, 5),
     (Body::Sctp, 5),
+    (Body::Dccp, 5),
     (Body::Other(47), 0),
     (Body::Other(50), 0),
 ];
@@ -51,6 +52,28 @@ fn every_protocol_both_ways() {
                 }
             }
             assert_eq!(entries(world, family), before);
+        }
+    });
+}
+
+/// Of DCCP that is a sum like any other (RFC 4340 section 9.1), while UDP over IPv4 has none then (RFC 768).
+#[test]
+fn a_checksum_of_zero() {
+    world::with(RULES, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            for body in [Body::Dccp, Body::Udp] {
+                let (client, backend) = (end(family, "client", 5), end(family, "backend", 5));
+                let packet = |src, dst| TestPacket::new(src, dst, body).with(|packet| packet.payload = vec![7; 8]);
+                let outer = SocketAddr::new(outer(family)[0], 5);
+                // Before it is changed, and after.
+                for request in [
+                    packet(client, outer).summing_to_zero(),
+                    packet(client, backend).summing_to_zero().with(|packet| packet.dst = outer),
+                ] {
+                    check_both(world, "a checksum of 0", &request, forward("net", request.forwarded(client, backend)));
+                }
+            }
         }
     });
 }

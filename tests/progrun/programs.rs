@@ -10,16 +10,19 @@ use aya::maps::MapInfo;
 use aya::programs::Program;
 use serde::{Deserialize, Serialize};
 
-use crate::world;
+use crate::{stack, world};
 
 /// What may be more than on record without anybody having to say so, in percent: compilers differ.
 const TOLERANCE: u32 = 5;
 
 /// `recorded.toml`.
 #[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
 struct Recorded {
     /// Bytes of key and value of each map's entries.
     entries: BTreeMap<String, u32>,
+    /// Bytes of stack of each program.
+    stack: BTreeMap<String, u32>,
     /// By kernel series and program.
     kernel: BTreeMap<String, BTreeMap<String, Cost>>,
 }
@@ -47,14 +50,20 @@ fn series() -> String {
 fn compare(costs: &BTreeMap<String, Cost>, entries: &BTreeMap<String, u32>) {
     let mut recorded: Recorded =
         std::fs::read_to_string(path()).map_or_else(|_| Recorded::default(), |text| toml::from_str(&text).unwrap());
-    let series = series();
+    let (series, depths) = (series(), stack::depths());
     if std::env::var_os("FORWARDER_RECORD").is_some() {
         recorded.entries.clone_from(entries);
+        recorded.stack = depths;
         recorded.kernel.insert(series, costs.clone());
         std::fs::write(path(), toml::to_string(&recorded).unwrap()).unwrap();
         return;
     }
     assert_eq!(entries, &recorded.entries, "bytes of maps' entries; FORWARDER_RECORD=1 records them");
+    for (name, now) in depths {
+        let then = recorded.stack[&name];
+        let most = stack::LIMIT.min(then + then * TOLERANCE / 100);
+        assert!(now <= most, "{name}: {now} bytes of stack, {then} on record; FORWARDER_RECORD=1 records it");
+    }
     let Some(known) = recorded.kernel.get(&series) else {
         println!("nothing is on record for Linux {series}");
         return;

@@ -1,9 +1,10 @@
 //! Rules that keep no flow: both hooks do the same.
 
+use aya::maps::{Array, Map, MapData};
 use forwarder_lab::Family;
 
 use crate::fixture::{check_both, forward, reply, warm_up};
-use crate::plan::end;
+use crate::plan::{Side, end};
 use crate::test_packet::Body::{Sctp, Tcp, Udp};
 use crate::test_packet::{Body, TestPacket, flags};
 use crate::world;
@@ -69,6 +70,24 @@ fn a_whole_address_takes_every_protocol() {
                 &answer,
                 reply("whole", answer.forwarded(at("public_2", 0), at("client", 7))),
             );
+        }
+    });
+}
+
+#[test]
+fn an_interface_with_a_large_index_is_counted_in_its_slot() {
+    world::with(RULES, |world| {
+        warm_up(world);
+        // As if the array that is looked at first did not reach to the index.
+        let slots = Map::Array(MapData::from_pin(world.pins.join("SLOTS_BY_INDEX")).unwrap());
+        let mut slots: Array<_, u32> = slots.try_into().unwrap();
+        let index = world.index(Side::Clients);
+        assert_eq!(slots.get(&index, 0).unwrap(), 1, "slot 0, plus 1");
+        slots.set(index, 0, 0).unwrap();
+        for family in Family::ALL {
+            let (client, backend) = (end(family, "client", 40_000), end(family, "backend", 80));
+            let request = TestPacket::new(client, end(family, "public", 80), Udp);
+            check_both(world, "a large index", &request, forward("kept", request.forwarded(client, backend)));
         }
     });
 }

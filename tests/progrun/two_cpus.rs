@@ -1,5 +1,6 @@
 //! Two CPUs that begin, use and end the same flows at once.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,8 +12,9 @@ use aya::programs::{TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use forwarder::bpf::attach;
 use forwarder::bpf::load;
+use forwarder::bpf::new_flows::NewFlows;
 use forwarder::bpf::{Bits, Plain};
-use forwarder_common::abi::{FlowHash, FlowKey, FlowSlot, Layout, Place, REACH, Slotted, near};
+use forwarder_common::abi::{Bucket, Flow, FlowHash, FlowKey, FlowSlot, Layout, Place, REACH, Slotted, near};
 use forwarder_common::address::{V4, V6};
 use forwarder_lab::{Family, patience};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -28,7 +30,10 @@ const RULES: &str = include_str!("../fixtures/rules.toml");
 /// Fewer than there are connections, so that places are taken all the time.
 const ROOM: u32 = 32;
 const PORTS: std::ops::Range<u16> = 4000..4016;
-const PACKETS: usize = 40_000;
+/// After each round nobody writes, and the table of new flows is looked at.
+const ROUNDS: u32 = 50;
+/// Of a round, by each CPU.
+const PACKETS: usize = 1_500;
 const REDIRECTED: [u32; 2] = [4, 7];
 
 /// A packet, and what it must look like if it is forwarded. Its source port may be another one.
@@ -69,8 +74,8 @@ fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     if frame[12] == 0x08 { (end(26, 34), end(30, 36)) } else { (end(22, 54), end(38, 56)) }
 }
 
-/// What one CPU does: packets in an order of its own, first to XDP, then to TC. How many each forwarded.
-fn send(world: &Handles, cpu: usize, samples: &[Sample]) -> [u32; 2] {
+/// What one CPU does: packets in an order that the seed says, first to XDP, then to TC. How many each forwarded.
+fn send(world: &Handles, cpu: usize, samples: &[Sample], packets: usize, seed: u32) -> [u32; 2] {
     let mut cpus = CpuSet::new();
     cpus.set(cpu).unwrap();
     sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
@@ -78,8 +83,8 @@ fn send(world: &Handles, cpu: usize, samples: &[Sample]) -> [u32; 2] {
     let xdp = Xdp::from_pin(program("xdp_0"), XdpAttachType::Interface).unwrap();
     let tc = attach::classifier(&world.pins, load::TC).unwrap();
     let mut forwarded = [0; 2];
-    let mut random = cpu as u32 + 1;
-    for _ in 0..PACKETS {
+    let mut random = seed;
+    for _ in 0..packets {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let sample = &samples[(random >> 8) as usize % samples.len()];
         for hook in [0, 1] {
@@ -110,6 +115,34 @@ fn send(world: &Handles, cpu: usize, samples: &[Sample]) -> [u32; 2] {
         }
     }
     forwarded
+}
+
+/// What each CPU does in a round.
+fn both_send(world: &Handles, samples: &[Sample], seed: u32) -> [[u32; 2]; 2] {
+    thread::scope(|scope| {
+        let cpus = [0, 1].map(|cpu: u32| scope.spawn(move || send(world, cpu as usize, samples, PACKETS, seed + cpu)));
+        cpus.map(|cpu| cpu.join().unwrap())
+    })
+}
+
+/// No key is twice among the new flows.
+fn check_new_flows<A>(world: &World, suffix: &str)
+where
+    A: Slotted + Ord + std::fmt::Debug,
+    Bucket<A>: Layout,
+{
+    let entries: Vec<(FlowKey<A>, Flow<A>)> = NewFlows::open(&world.pins, suffix).unwrap().iter().collect();
+    let keys: BTreeSet<_> = entries.iter().map(|(key, _)| key).collect();
+    assert_eq!(keys.len(), entries.len(), "a key twice: {entries:?}");
+}
+
+/// Says so when it goes, also by a panic: nobody else would end who waits for it.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What a CPU's thread needs of the world.
@@ -158,7 +191,8 @@ fn no_flow_is_mixed_with_another_and_nothing_is_left_behind() {
         RULES,
         |compiled| {
             compiled.sizes.flows = ROOM;
-            compiled.sizes.new_flows = 4096;
+            // So few that they push each other out while they are read.
+            compiled.sizes.new_flows = 8;
         },
         |world| {
             warm_up(world);
@@ -168,12 +202,6 @@ fn no_flow_is_mixed_with_another_and_nothing_is_left_behind() {
             let done = AtomicBool::new(false);
             let mut dated_back = 0_u32;
             thread::scope(|scope| {
-                let cpus = [0, 1].map(|cpu| {
-                    scope.spawn({
-                        let (handles, samples) = (&handles, &samples);
-                        move || send(handles, cpu, samples)
-                    })
-                });
                 let ageing = scope.spawn(|| {
                     let mut rounds = 0;
                     while !done.load(Ordering::Relaxed) {
@@ -185,13 +213,19 @@ fn no_flow_is_mixed_with_another_and_nothing_is_left_behind() {
                     }
                     rounds
                 });
-                let forwarded = cpus.map(thread::ScopedJoinHandle::join);
-                done.store(true, Ordering::Relaxed);
-                dated_back = ageing.join().unwrap();
-                for forwarded in forwarded {
-                    let [xdp, tc] = forwarded.unwrap();
-                    assert!(xdp > 1000 && tc > 1000, "{xdp} at XDP, {tc} at TC");
+                let ended = Ended(&done);
+                let [mut xdp, mut tc] = [0; 2];
+                for round in 0..ROUNDS {
+                    for [at_xdp, at_tc] in both_send(&handles, &samples, 2 * round + 1) {
+                        xdp += at_xdp;
+                        tc += at_tc;
+                    }
+                    check_new_flows::<V4>(world, "V4");
+                    check_new_flows::<V6>(world, "V6");
                 }
+                drop(ended);
+                dated_back = ageing.join().unwrap();
+                assert!(xdp > 2000 && tc > 2000, "{xdp} at XDP, {tc} at TC");
             });
             assert!(dated_back > 10, "{dated_back}");
             for family in Family::ALL {
@@ -203,7 +237,7 @@ fn no_flow_is_mixed_with_another_and_nothing_is_left_behind() {
                 }
             }
             // And with flows in them.
-            let forwarded = send(&handles, 0, &samples);
+            let forwarded = send(&handles, 0, &samples, ROUNDS as usize * PACKETS, 1);
             assert!(forwarded[0] > 1000);
             assert_eq!(check_slots::<V4>(world, "V4"), 2 * ROOM as usize);
             assert_eq!(check_slots::<V6>(world, "V6"), 2 * ROOM as usize);

@@ -6,20 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
 use forwarder::bpf::attach;
 use forwarder::bpf::counters::Counters;
 use forwarder::bpf::load::{self, Ebpf, Globals};
+use forwarder::bpf::new_flows::NewFlows;
+use forwarder::bpf::object::BPF_OBJECT;
 use forwarder::bpf::protected::ProtectedFlows;
 use forwarder::bpf::tables::{self, Tables};
-use forwarder::bpf::{Bits, Plain, bpffs, interfaces};
+use forwarder::bpf::{Plain, bpffs, interfaces};
 use forwarder::config::{Compiled, Draft};
 use forwarder::machine::{Interface, Machine, sysctl};
 use forwarder::reconcile::{self, Plan, Running, RunningTables};
 use forwarder_common::abi::{
-    Flow, FlowKey, FlowSlot, InterfaceCounters, KnownInterface, Layout, RuleCounters, Settings, Slotted,
+    Bucket, Flow, FlowKey, FlowSlot, InterfaceCounters, KnownInterface, Layout, RuleCounters, Settings, Slotted,
     interface_flags, ticks_from_millis,
 };
 use forwarder_common::address::{V4, V6};
@@ -90,14 +92,25 @@ pub(crate) fn with_changed(
     change: impl FnOnce(&mut Compiled) + Send,
     test: impl FnOnce(&mut World) + Send,
 ) {
+    with_object(BPF_OBJECT, template, change, test);
+}
+
+/// As [`with_changed`], with other programs than those that are shipped.
+pub(crate) fn with_object(
+    object: &[u8],
+    template: &str,
+    change: impl FnOnce(&mut Compiled) + Send,
+    test: impl FnOnce(&mut World) + Send,
+) {
     let lab = Lab::new("progrun").unwrap();
     let host = network(&lab);
     let pins = lab.pins("pins").unwrap();
-    let mut compiled = ready(compile(template));
+    let indices = Side::ALL.map(|side| host.ifindex(side.interface()).unwrap());
+    let mut compiled = ready(compile_for(indices, template));
     change(&mut compiled);
     host.enter(|| {
         stay_on_one_cpu();
-        let mut world = World::load(&host, &pins, &compiled);
+        let mut world = World::load(object, &host, &pins, &compiled);
         test(&mut world);
     })
     .unwrap();
@@ -109,8 +122,13 @@ pub(crate) fn ready(mut compiled: Compiled) -> Compiled {
     compiled
 }
 
-/// The map contents of a configuration, compiled for the machine of the plan.
+/// The map contents of a configuration, compiled for the machine of the plan; of rules that name no interface.
 pub(crate) fn compile(template: &str) -> Compiled {
+    compile_for([2, 3], template)
+}
+
+/// As [`compile`], where the interfaces have these indices.
+fn compile_for(indices: [u32; 2], template: &str) -> Compiled {
     let limits = "[limits]\nflows = 64\nnew_flows = 64\nrules = 64\n";
     let draft = Draft::read("fixture.toml", &format!("{limits}{}", plan::fill_in(template)));
     let inner = |backend: IpAddr| plan::ip(if backend.is_ipv4() { Family::V4 } else { Family::V6 }, "inner");
@@ -125,7 +143,7 @@ pub(crate) fn compile(template: &str) -> Compiled {
         addresses: own_addresses(side).iter().map(|address| address.parse().unwrap()).collect(),
     };
     let machine = Machine {
-        interfaces: (2..).zip(Side::ALL).map(interface).collect(),
+        interfaces: indices.into_iter().zip(Side::ALL).map(interface).collect(),
         local_port_range: LOCAL_PORTS,
         source_rules: false,
         sources: draft.backends().into_iter().map(|backend| (backend, inner(backend))).collect(),
@@ -177,7 +195,7 @@ fn stay_on_one_cpu() {
 }
 
 impl World {
-    fn load(host: &Host, pins: &Path, compiled: &Compiled) -> Self {
+    fn load(object: &[u8], host: &Host, pins: &Path, compiled: &Compiled) -> Self {
         {
             static MOUNT: Mutex<()> = Mutex::new(());
             let _one_at_a_time = MOUNT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -189,11 +207,11 @@ impl World {
             Side::ALL.map(|side| (side.interface(), host.ifindex(side.interface()).unwrap())).into();
         let mac = mac(host, Side::Clients);
         let globals = Globals { slot: 0, mac, log_level: 0, record: true };
-        let mut bpf = load::open(pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
+        let mut bpf = load::open_object(object, pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
         attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, load::TC).unwrap();
         attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
         load::fill_free_slots(&mut bpf, compiled.sizes.flows).unwrap();
-        load::seed_flow_tables(&mut bpf, compiled.sizes.flows).unwrap();
+        load::seed_flow_tables(&mut bpf, &compiled.sizes).unwrap();
         // A run of the XDP program can name an interface as where its frame came from only if that runs XDP.
         let pass: &mut Xdp = bpf.program_mut("forwarder_pass").unwrap().try_into().unwrap();
         pass.load().unwrap();
@@ -329,6 +347,7 @@ impl World {
         FlowKey<A>: Layout,
         Flow<A>: Layout,
         FlowSlot<A>: Layout,
+        Bucket<A>: Layout,
     {
         flows(&self.pins, name)
     }
@@ -337,6 +356,7 @@ impl World {
 fn age<A: Slotted>(pins: &Path, family: &str)
 where
     FlowSlot<A>: Layout,
+    Bucket<A>: Layout,
 {
     let ago = ticks_from_millis(20 * 86_400_000);
     let flows = ProtectedFlows::<A>::open(pins, family).unwrap();
@@ -350,13 +370,13 @@ where
     FlowKey<A>: Layout,
     Flow<A>: Layout,
     FlowSlot<A>: Layout,
+    Bucket<A>: Layout,
 {
     if let Some(family) = name.strip_prefix("ESTABLISHED_") {
         return ProtectedFlows::open(pins, family).unwrap().iter().collect();
     }
-    let map = Map::LruHashMap(MapData::from_pin(pins.join(name)).unwrap());
-    let map: HashMap<_, Bits<FlowKey<A>>, Bits<Flow<A>>> = map.try_into().unwrap();
-    map.iter().map(|entry| entry.map(|(Bits(key), Bits(flow))| (key, flow)).unwrap()).collect()
+    let family = name.strip_prefix("EMBRYONIC_").unwrap();
+    NewFlows::open(pins, family).unwrap().iter().collect()
 }
 
 fn mac(host: &Host, side: Side) -> [u8; 6] {

@@ -1,12 +1,12 @@
 //! `cargo xtask fuzz`: libFuzzer on a target, or the differential test against the loaded programs, as long as one likes.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    setup,
+    setup::{self, Subcommand},
     workspace::{cargo, target_dir},
 };
 
@@ -55,10 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.target == Target::Differential {
         return differential(options);
     }
-    let installed = cargo().args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !installed.is_ok_and(|status| status.success()) {
-        bail!("cargo-fuzz is not installed\n  try: cargo install cargo-fuzz --locked");
-    }
+    Subcommand::Fuzz.ensure()?;
     let target = options.target.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let built = target_dir();
     let corpus = built.join("fuzz/corpus").join(&target);

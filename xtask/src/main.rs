@@ -9,10 +9,18 @@ mod dist;
 mod fuzz;
 mod oracle;
 mod progress;
+mod reproduce;
 mod setup;
 mod test;
 mod vm;
 mod workspace;
+
+// What the build scripts build with, so that both always agree.
+#[allow(dead_code, reason = "the build scripts use the rest")]
+#[path = "../../forwarder/build/bpf_object.rs"]
+mod bpf_object;
+#[path = "../../forwarder/build/bpf_toolchain.rs"]
+mod bpf_toolchain;
 
 use std::process::ExitCode;
 
@@ -37,6 +45,7 @@ enum Command {
     Bench(bench::Options),
     Oracle(oracle::Options),
     Fuzz(fuzz::Options),
+    Reproduce(reproduce::Options),
     Dist(dist::Options),
     Vm(vm::VmArgs),
 }
@@ -49,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Oracle(options) => oracle::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Reproduce(options) => reproduce::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Vm(options) => {
             setup::ensure().and_then(|_ready| setup::ensure_guests()).and_then(|()| vm::run(&options))

@@ -12,7 +12,7 @@ use clap::Args;
 
 pub(crate) use machine::check as check_machine;
 use packages::{BUILD_TOOLS, GUEST_TOOLS, RUN_TOOLS};
-pub(crate) use toolchain::{Ready, bpf_clippy, has_cargo_deny};
+pub(crate) use toolchain::{Ready, Subcommand, bpf_clippy};
 
 /// Prepare this machine: the BPF compiler and linker, and the network tools of tests and demo
 ///
@@ -21,7 +21,7 @@ pub(crate) use toolchain::{Ready, bpf_clippy, has_cargo_deny};
 /// again at any time; `demo`, `test` and `bench` begin with it by themselves.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Options {
-    /// Also install what only some commands need: QEMU for `vm`, cargo-deny for the licence check of `test`
+    /// Also install what only some commands need: QEMU for `vm`, cargo-deny for the licence check of `test`, cargo-fuzz
     #[arg(long)]
     pub(crate) dev: bool,
 }
@@ -31,7 +31,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let ready = ensure()?;
     if options.dev {
         ensure_guests()?;
-        toolchain::ensure_cargo_deny()?;
+        Subcommand::Deny.ensure()?;
+        Subcommand::Fuzz.ensure()?;
     }
     println!("BPF compiler  {} ({})", ready.toolchain.name, ready.toolchain.version);
     println!("BPF linker    {}", ready.linker.display());

@@ -5,7 +5,9 @@ mod tally;
 use std::{
     env,
     io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
+    num::NonZero,
     process::{Command, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -15,7 +17,7 @@ use tally::Tally;
 
 use crate::{
     progress::seconds,
-    setup::{self, Ready},
+    setup::{self, Ready, Subcommand},
     workspace::cargo,
 };
 
@@ -44,8 +46,11 @@ enum Stage {
     Format,
     /// cargo clippy for host and BPF, warnings are errors
     Lint,
-    /// cargo deny: licences and sources of dependencies; only if it is installed (cargo xtask setup --dev)
+    /// cargo machete: dependencies that nothing uses; cargo deny: licences and sources of dependencies, if it is installed
+    /// (cargo xtask setup --dev)
     Deny,
+    /// cargo xtask reproduce: the BPF object is the same bytes wherever it is built
+    Reproduce,
     /// Tests that need no loaded program: core, config, command line
     Unit,
     /// The loaded programs through `BPF_PROG_TEST_RUN`, and end to end between network namespaces
@@ -64,6 +69,7 @@ impl Stage {
             Self::Format => "format",
             Self::Lint => "lints",
             Self::Deny => "dependencies",
+            Self::Reproduce => "reproducible object",
             Self::Unit => "unit tests",
             Self::Loaded => "loaded programs and networks",
             Self::Demo => "demo",
@@ -75,7 +81,6 @@ impl Stage {
     /// Why this machine cannot have this stage, if so.
     fn missing(self) -> Option<&'static str> {
         match self {
-            Self::Deny if !setup::has_cargo_deny() => Some("cargo-deny is not installed (cargo xtask setup --dev)"),
             Self::Kernels if env::consts::ARCH != "x86_64" => Some("its virtual machine needs an x86-64 host"),
             _ => None,
         }
@@ -94,16 +99,38 @@ impl Stage {
                 host.args(["--", "--deny", "warnings"]);
                 vec![host, setup::bpf_clippy(ready)?]
             }
-            Self::Deny => vec![command(&["deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])],
+            Self::Deny => {
+                Subcommand::Machete.ensure()?;
+                let mut checks = vec![command(&["machete"])];
+                // Ten minutes to build, so nobody is made to.
+                if Subcommand::Deny.exists() {
+                    checks.push(command(&["deny", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]));
+                } else {
+                    println!("cargo deny: left out, it is not installed (cargo xtask setup --dev)");
+                }
+                checks
+            }
+            Self::Reproduce => {
+                let mut reproduce = Command::new(env::current_exe().context("cannot find the running xtask")?);
+                reproduce.arg("reproduce");
+                vec![reproduce]
+            }
             Self::Unit => {
                 let mut tests = command(&["test", "--no-fail-fast", "--workspace"]);
                 tests.args(["--exclude", "forwarder-ebpf", "--exclude", "forwarder-tests", "--"]).args(filters);
                 vec![tests]
             }
             Self::Loaded => {
-                let mut tests = command(&["test", "--no-fail-fast", "--package", "forwarder-tests", "--"]);
-                tests.args(filters);
-                vec![tests]
+                let tests = |targets: &[&str]| {
+                    let mut tests = command(&["test", "--no-fail-fast", "--package", "forwarder-tests"]);
+                    tests.args(targets.iter().flat_map(|target| ["--test", target])).arg("--").args(filters);
+                    tests
+                };
+                let mut networks = tests(&["netns"]);
+                // They wait for the network more than they work.
+                let threads = 2 * thread::available_parallelism().map_or(1, NonZero::get);
+                networks.env("RUST_TEST_THREADS", threads.to_string());
+                vec![networks, tests(&["docs", "kernels", "oracle", "progrun"])]
             }
             Self::Demo => {
                 let mut demo = Command::new(env::current_exe().context("cannot find the running xtask")?);

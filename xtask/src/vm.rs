@@ -153,16 +153,21 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
 
     let signals = Signals::hold()?;
     let suite = Suite { job: &job, args, tools: &tools, signals: &signals, store: &store, all: MultiProgress::new() };
-    let ended = if args.shell_command.is_some() {
+    let mut ended: Vec<(_, Result<bool>)> = if args.shell_command.is_some() {
         // What they print is not to be mixed.
         args.kernel.series().iter().map(|&series| (series.0, suite.run_under(series))).collect()
     } else {
-        suite.run_all()
+        suite.run_guests()
     };
+    let all = suite.all;
     let stopped = signals.take()?;
     drop(signals);
     if let Some(signal) = stopped {
         bail!("ended by {signal}");
+    }
+    // Only now: what is started here would hold signals back as well.
+    if args.kernel.has_host() && args.shell_command.is_none() {
+        ended.push(("host", host::run(&job, &mut Progress::new(&all, "host", false))));
     }
     let mut failed = Vec::new();
     for (kernel, passed) in ended {
@@ -209,9 +214,9 @@ struct Suite<'a> {
 }
 
 impl Suite<'_> {
-    /// All guests at once, then the host; whether each passed.
-    fn run_all(&self) -> Vec<(&'static str, Result<bool>)> {
-        let mut ended: Vec<_> = thread::scope(|scope| {
+    /// All guests at once; whether each passed.
+    fn run_guests(&self) -> Vec<(&'static str, Result<bool>)> {
+        thread::scope(|scope| {
             let guests: Vec<_> = (self.args.kernel.series().iter())
                 .map(|&series| (series.0, scope.spawn(move || self.run_under(series))))
                 .collect();
@@ -219,12 +224,7 @@ impl Suite<'_> {
                 guest.join().unwrap_or_else(|_| Err(anyhow!("the thread that watched the guest panicked")))
             };
             guests.into_iter().map(|(kernel, guest)| (kernel, join(guest))).collect()
-        });
-        if self.args.kernel.has_host() {
-            let mut progress = Progress::new(&self.all, "host", false);
-            ended.push(("host", host::run(self.job, &mut progress)));
-        }
-        ended
+        })
     }
 
     /// Boots one kernel and runs the job; says whether every step succeeded.

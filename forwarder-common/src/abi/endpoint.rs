@@ -129,6 +129,22 @@ pub struct AllowKey<A> {
 layout!(AllowKey<V4>, 12, [u32, u32, V4]);
 layout!(AllowKey<V6>, 24, [u32, u32, V6]);
 
+/// Which rule an endpoint was found to name: kept by each CPU for the packets after it.
+///
+/// What an endpoint means in a generation never changes, so there is nothing to take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Meaning<A> {
+    /// The endpoint, exact also where a range names it.
+    pub endpoint: Endpoint<A>,
+    /// In which generation. Memory of zeros is true too: in generation 0 there are no rules.
+    pub generation: u32,
+    /// The rule's slot; 0 for no rule.
+    pub slot: u32,
+}
+layout!(Meaning<V4>, 16, [Endpoint<V4>, u32, u32]);
+layout!(Meaning<V6>, 28, [Endpoint<V6>, u32, u32]);
+
 /// What an endpoint stands for, before and after a change of the rules.
 ///
 /// A reload writes every difference as "this until generation `at`, that from then on", and then makes all

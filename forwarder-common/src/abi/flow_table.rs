@@ -24,8 +24,12 @@ pub struct FlowHash {
     pub mask: u32,
     /// Bits of [`used`]: which tables have had a flow. Until then nothing is looked for in them.
     pub used: u32,
+    /// Buckets in the table of new flows ([`super::Bucket`]).
+    pub buckets: u32,
+    /// Zero.
+    pub unused: u32,
 }
-layout!(FlowHash, 88, [[u64; 10], u32, u32]);
+layout!(FlowHash, 96, [[u64; 10], u32, u32, u32, u32]);
 
 /// Bits of [`FlowHash::used`], of either address family. Where rules keep no flows, a packet from one of many clients need not
 /// wait for memory to learn that.
@@ -39,7 +43,7 @@ pub mod used {
 /// What an entry of the flow table needs of an address family.
 pub trait Slotted: Copy {
     /// Fills an entry up to whole cache lines.
-    type Padding: Copy + 'static;
+    type Padding: Copy + core::fmt::Debug + 'static;
     /// The addresses' part of the hash.
     fn hash_ends(seeds: &[u64; 10], src: Self, dst: Self) -> u64;
 }
@@ -77,20 +81,25 @@ impl Slotted for V6 {
 }
 
 impl FlowHash {
-    /// The slot that a flow stands in if it can.
+    /// The slot that a protected flow stands in if it can.
+    #[inline(always)]
+    pub fn home<A: Slotted>(&self, key: &FlowKey<A>) -> u32 {
+        (self.mixed(key) >> 32) as u32 & self.mask
+    }
+
+    /// The hash of a key, whose upper half is the better one.
     ///
     /// Pair-multiply-shift (M. Thorup, "High speed hashing for integers and strings", section 4): strongly universal in
     /// its upper half, so two flows chosen without knowing the seeds meet no more often than by chance. But many whose
     /// ports come one after the other get sums that do so too, at steps which some seeds make nearly whole turns of: they
     /// would crowd at a few slots. So the sum is mixed once more.
     #[inline(always)]
-    pub fn home<A: Slotted>(&self, key: &FlowKey<A>) -> u32 {
+    pub(super) fn mixed<A: Slotted>(&self, key: &FlowKey<A>) -> u64 {
         let [a, b, ..] = self.seeds;
         let ports = u32::from(key.src_port) | u32::from(key.dst_port) << 16;
         let sum = pair(ports, key.protocol, (a, b)).wrapping_add(A::hash_ends(&self.seeds, key.src, key.dst));
         // A step of splitmix64 (G. Steele, D. Lea, C. Flood, 2014).
-        let mixed = (sum ^ (sum >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed >> 32) as u32 & self.mask
+        (sum ^ (sum >> 32)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     }
 
     /// Where a flow stands if all slots that its home reaches are taken.
@@ -229,4 +238,4 @@ pub const fn near(distance: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

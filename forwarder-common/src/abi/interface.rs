@@ -12,6 +12,10 @@ pub struct KnownInterface {
     pub mac: [u8; 6],
 }
 
+/// Interfaces with an index below this have their slot in an array too (`SLOTS_BY_INDEX`): a load in place of a look-up in
+/// a hash, for every packet at TC.
+pub const SMALL_INDICES: u32 = 4096;
+
 /// Bits of [`KnownInterface::flags`].
 pub mod interface_flags {
     /// XDP may redirect out of it: its driver runs our program, so its queues are ready for XDP.

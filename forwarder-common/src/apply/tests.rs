@@ -15,17 +15,19 @@ both_families!(
     every_body_becomes_the_packet_built_with_the_other_ends,
     any_payload_and_ends,
     a_wrong_checksum_stays_exactly_as_wrong,
+    a_checksum_of_zero,
     a_refused_checksum_change_leaves_the_packet_alone,
     the_peer_of_a_flow_undoes_it,
 );
 
-const BODIES: [Body; 7] = [
+const BODIES: [Body; 8] = [
     Body::Tcp(flags::ACK),
     Body::Udp,
     Body::UdpUnsummed,
     Body::EchoRequest,
     Body::EchoReply,
     Body::Sctp,
+    Body::Dccp,
     Body::Other(47),
 ];
 
@@ -112,6 +114,21 @@ fn a_wrong_checksum_stays_exactly_as_wrong<F: TestFamily>() {
         Ok(())
     };
     runner.run(&(any_packet(), any::<usize>(), any::<u8>()), check).unwrap();
+}
+
+/// It says nothing but that the sum is so, apart from UDP, where it is sent as all ones.
+fn a_checksum_of_zero<F: TestFamily>() {
+    for body in [Body::Tcp(flags::ACK), Body::Udp, Body::EchoRequest, Body::EchoReply, Body::Dccp] {
+        let packet = TestPacket::new(at(F::CLIENT, 40001), at(F::LISTEN, 80), body).with(|p| p.payload = vec![7; 8]);
+        let (src, dst) = ends::<F>(&packet, 61234, 8080);
+        let before = packet.summing_to_zero();
+        let after = TestPacket { src, dst, ..packet }.summing_to_zero();
+        let after = TestPacket { src: before.src, dst: before.dst, ..after };
+        for packet in [before, after] {
+            let bytes = applied::<F>(packet.frame(), &rewrite::<F>(&packet, src, dst));
+            assert_eq!(bytes, packet.forwarded(src, dst).frame(), "{packet:?}");
+        }
+    }
 }
 
 /// A hook that cannot change the checksum.

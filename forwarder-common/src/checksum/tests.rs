@@ -44,6 +44,61 @@ fn one_changed_word_equals_summing_again_for_every_value_of_it() {
     }
 }
 
+/// What all else is made of, for everything that it can be given: the sum of two words has 17 bits. So this holds for each of
+/// the 2^32 pairs of an old and a new word, and for each checksum field and each change of it.
+#[test]
+fn every_sum_of_two_words_is_folded_right() {
+    for sum in 0..=2 * 0xffff_u32 {
+        let folded = u32::from(fold(sum));
+        assert_eq!(folded % 0xffff, sum % 0xffff, "{sum:#x}");
+        // RFC 1071: only a sum of zeros is 0; all others that are zero are all ones.
+        assert_eq!(folded == 0, sum == 0, "{sum:#x}");
+    }
+    // Whatever is folded first: two steps are enough.
+    for high in 0..=0xffff_u32 {
+        for low in [0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff] {
+            let sum = high << 16 | low;
+            assert_eq!(u32::from(fold(sum)) % 0xffff, sum % 0xffff, "{sum:#x}");
+        }
+    }
+}
+
+/// Every change by every 257th other, and the other way round.
+fn pairs() -> impl Iterator<Item = (u16, u16)> {
+    let some = || (0..=0xffff_u16).step_by(257);
+    (0..=0xffff).flat_map(move |one| some().flat_map(move |other| [(one, other), (other, one)]))
+}
+
+#[test]
+fn a_change_and_its_undoing_leave_no_trace() {
+    for (change, field) in pairs() {
+        let there = Delta(change).apply(field);
+        let back = Delta(change).undone().apply(there);
+        // A field of all ones stands for a sum of 0, which no packet has (RFC 1624 section 3).
+        assert_eq!(back % 0xffff, field % 0xffff, "{change:#x} {field:#x}");
+        assert!(back == field || field == 0xffff, "{change:#x} {field:#x}");
+    }
+}
+
+#[test]
+fn one_word_makes_up_for_every_change() {
+    for (change, word) in pairs().filter(|(_, word)| *word != 0xffff) {
+        let (change, made_up) = (Delta(change), Delta(change).compensated(word));
+        assert_ne!(made_up, 0xffff);
+        let sum = u32::from(made_up) + u32::from(change.0);
+        assert_eq!(sum % 0xffff, u32::from(word) % 0xffff, "{change:?} {word:#x}");
+        assert_eq!(change.undone().compensated(made_up), word, "{change:?} {word:#x}");
+    }
+}
+
+#[test]
+fn half_of_every_sum_twice_is_the_sum() {
+    for sum in 0..=0xffff {
+        let half = Delta(sum).halved();
+        assert_eq!(half.and(half), Delta(sum));
+    }
+}
+
 proptest! {
     #[test]
     fn changes_equal_summing_again(

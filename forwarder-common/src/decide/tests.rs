@@ -175,3 +175,15 @@ fn port_shifts_wrap_both_ways<F: TestFamily>() {
         assert_eq!((reply.counter, reply.direction), (101, Direction::Reply));
     }
 }
+
+/// Every port, by every 257th shift: there and back.
+#[test]
+fn every_port_is_mapped_there_and_back() {
+    for by in (0..=u16::MAX).step_by(257) {
+        for port in 0..=u16::MAX {
+            let there = shifted(port.to_be(), by);
+            assert_eq!(u32::from(u16::from_be(there)), (u32::from(port) + u32::from(by)) % 0x1_0000);
+            assert_eq!(shifted(there, by.wrapping_neg()), port.to_be());
+        }
+    }
+}

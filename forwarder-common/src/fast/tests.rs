@@ -7,12 +7,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     abi::{Direction, Flow, FlowKey},
+    complete,
     flow_state::FlowState::{self, *},
     tables::{
         Event,
         memory::{HOP, TIMEOUTS},
     },
-    test_packet::{Body, TestPacket, at, flags},
+    test_packet::{Body, NETWORK, Segmented, TestPacket, at, flags},
     test_world::{Hook, Source, TestFamily, World, both_families},
 };
 
@@ -22,12 +23,15 @@ both_families!(
     a_range_is_shifted,
     what_xdp_leaves_to_tc,
     every_next_hop,
+    every_next_hop_at_tc,
+    segments_have_to_fit_at_tc,
+    what_may_be_of_a_new_flow_is_not_sent_at_once,
     clients_that_are_not_allowed,
     established_flows_are_forwarded_and_counted,
     only_plain_packets_of_living_established_flows,
     the_machine_without_flows_looks_none_up,
     what_is_not_forwarded_is_untouched_whatever_it_is,
-    both_hooks_forward_alike,
+    it_forwards_as_the_complete_path_does,
 );
 
 fn to<F: TestFamily>(port: u16, body: Body) -> TestPacket {
@@ -148,6 +152,76 @@ fn every_next_hop<F: TestFamily>() {
         } else {
             world.leaves(Hook::Xdp, &packet, Outcome::ToTc);
         }
+    }
+}
+
+impl<F: TestFamily> World<F> {
+    /// What TC does with a frame before it tries the complete path.
+    fn at_once(&self, frame: &mut Vec<u8>) -> Verdict {
+        process::<F, _>(&mut frame.as_mut_slice(), &self.tables, NETWORK, At::Tc)
+    }
+}
+
+fn every_next_hop_at_tc<F: TestFamily>() {
+    use crate::abi::NextHopState::{Local, Resolved, Unknown, Unreachable, Unresolved};
+    use next_hop_flags::{CONFIRM, NO_LINK_HEADER, XDP_OUT};
+    let packet = to::<F>(80, Body::Udp);
+    let length = packet.length();
+    let table = [
+        (Resolved, 0, 1500, true),
+        (Resolved, XDP_OUT, length, true),
+        (Resolved, 0, length - 1, false),
+        (Resolved, NO_LINK_HEADER, 1500, true),
+        // Its packet has to go by the kernel's neighbour code.
+        (Resolved, CONFIRM, 1500, false),
+        (Unresolved, 0, 1500, false),
+        (Unknown, 0, 1500, false),
+        (Local, 0, 1500, false),
+        (Unreachable, 0, 1500, false),
+    ];
+    for (state, hop_flags, mtu, forwarded) in table {
+        let mut world = World::<F>::with_rule(Source::Preserved);
+        let hop = Hop { state, flags: hop_flags, mtu, ..HOP };
+        world.tables.hops.insert(F::address(F::BACKEND), hop);
+        let mut frame = packet.frame();
+        let verdict = world.at_once(&mut frame);
+        if forwarded {
+            assert_eq!(verdict, Verdict::transmit(hop));
+            assert_eq!(frame, packet.forwarded(packet.src, at(F::BACKEND, 8080)).frame());
+        } else {
+            assert_eq!((verdict, frame), (Verdict::of(Outcome::ToTc), packet.frame()), "{state:?} {hop_flags} {mtu}");
+        }
+    }
+}
+
+fn segments_have_to_fit_at_tc<F: TestFamily>() {
+    let headers = if F::CLIENT.is_ipv4() { 20 } else { 40 };
+    for (body, transport) in [(Body::Tcp(flags::ACK), 20), (Body::Udp, 8)] {
+        let most = 1500 - headers - transport;
+        for (payload, fits) in [(most, true), (most + 1, false)] {
+            let world = World::<F>::with_rule(Source::Preserved);
+            let mut frame = to::<F>(80, body).frame();
+            let mut segmented = Segmented { bytes: &mut frame, payload };
+            let verdict = process::<F, _>(&mut segmented, &world.tables, NETWORK, At::Tc);
+            let expected = if fits { Verdict::transmit(HOP) } else { Verdict::of(Outcome::ToTc) };
+            assert_eq!(verdict, expected, "{body:?} with {payload} bytes in each segment");
+        }
+    }
+}
+
+/// The answers of a hairpin look like those of the rule's backend to a client, and their flow may be a new one.
+fn what_may_be_of_a_new_flow_is_not_sent_at_once<F: TestFamily>() {
+    let packet = from::<F>(8080, Body::Udp);
+    for (keeps, sent) in [(0, true), (setting_flags::HAIRPIN, false), (setting_flags::FLOWS, false)] {
+        let mut world = World::<F>::with_rule(Source::Preserved);
+        world.tables.settings.flags = world.tables.settings.flags & !setting_flags::FLOWS | keeps;
+        let key = F::plain(&packet.frame().as_mut_slice(), NETWORK).unwrap().key;
+        let flow = Flow { last_seen: world.tables.now(), ..Flow::default() };
+        world.tables.insert_embryonic(&key, &flow).unwrap();
+        let mut frame = packet.frame();
+        let outcome = world.at_once(&mut frame).outcome;
+        assert_eq!(outcome, if sent { Outcome::Forwarded } else { Outcome::ToTc });
+        assert_eq!(frame == packet.frame(), !sent);
     }
 }
 
@@ -334,18 +408,26 @@ fn what_is_not_forwarded_is_untouched_whatever_it_is<F: TestFamily>() {
 }
 
 /// Whatever XDP forwards, TC would have forwarded to the same bytes, with the same counters, over the same hop.
-fn both_hooks_forward_alike<F: TestFamily>() {
+fn it_forwards_as_the_complete_path_does<F: TestFamily>() {
     let runner = &mut proptest::test_runner::TestRunner::default();
     let check = |packet: TestPacket| {
-        let worlds = [Hook::Xdp, Hook::Tc].map(|hook| (crowded::<F>(), hook));
-        let [xdp, tc] = worlds.map(|(world, hook)| {
-            let processed = world.process_bytes(hook, packet.frame());
+        let ways = [Some(At::Xdp), Some(At::Tc), None];
+        let [xdp, tc, complete] = ways.map(|at| {
+            let world = crowded::<F>();
+            let mut frame = packet.frame();
+            let mut bytes = frame.as_mut_slice();
+            let verdict = match at {
+                Some(at) => process::<F, _>(&mut bytes, &world.tables, NETWORK, at),
+                None => complete::process::<F, _>(&mut bytes, &world.tables, NETWORK),
+            };
             let flows: Vec<_> =
                 world.tables.established.borrow().iter().map(|(key, flow)| (*key, flow.get())).collect();
-            (processed, flows, world.tables.counted.take())
+            (verdict, frame, flows, world.tables.counted.take())
         });
-        if xdp.0.0.outcome == Outcome::Forwarded {
-            prop_assert_eq!(xdp, tc);
+        for fast in [xdp, tc] {
+            if fast.0.outcome == Outcome::Forwarded {
+                prop_assert_eq!(&fast, &complete);
+            }
         }
         Ok(())
     };

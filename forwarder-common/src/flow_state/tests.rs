@@ -56,6 +56,43 @@ fn every_transition() {
     }
 }
 
+/// Every state, direction and combination of flags. A RST counts before a SYN, a SYN before a FIN.
+#[test]
+fn the_whole_table() {
+    const SYN_ACK: u8 = SYN | ACK;
+    // For each state, of the client's packets and of the backend's: after RST, SYN, SYN with ACK, FIN, anything else.
+    #[rustfmt::skip]
+    let table: [(FlowState, [FlowState; 5], [FlowState; 5]); 9] = [
+        (Opening, [Reset, Opening, Opening, ClientClosed, Opening], [Reset, Answered, Answered, BackendClosed, Answered]),
+        (Answered, [Reset, Answered, Answered, ClientClosed, Established], [Reset, Answered, Answered, BackendClosed, Answered]),
+        // A SYN within a connection changes nothing (RFC 5961 section 4).
+        (Established, [Reset, Established, Established, ClientClosed, Established], [Reset, Established, Established, BackendClosed, Established]),
+        (ClientClosed, [Reset, ClientClosed, ClientClosed, ClientClosed, ClientClosed], [Reset, ClientClosed, Answered, Closed, ClientClosed]),
+        (BackendClosed, [Reset, BackendClosed, BackendClosed, Closed, BackendClosed], [Reset, BackendClosed, Answered, BackendClosed, BackendClosed]),
+        // A client's SYN begins anew (RFC 9293 section 3.6.1).
+        (Closed, [Reset, Opening, Opening, Closed, Closed], [Reset, Closed, Closed, Closed, Closed]),
+        // Both have to go on (RFC 7857 section 2.2, RFC 6146 section 3.5.2.2).
+        (Reset, [Reset, Opening, Opening, Reset, ClientGoesOn], [Reset, Reset, Reset, Reset, BackendGoesOn]),
+        (ClientGoesOn, [Reset, Opening, Opening, Reset, ClientGoesOn], [Reset, ClientGoesOn, ClientGoesOn, Reset, Answered]),
+        (BackendGoesOn, [Reset, Opening, Opening, Reset, Established], [Reset, BackendGoesOn, BackendGoesOn, Reset, BackendGoesOn]),
+    ];
+    assert_eq!(table.map(|(state, ..)| state), FlowState::ALL);
+    for (from, client, backend) in table {
+        for (direction, after) in [(Forward, client), (Reply, backend)] {
+            for flags in 0..=u8::MAX {
+                let column = match flags {
+                    _ if flags & RST != 0 => 0,
+                    _ if flags & SYN_ACK == SYN_ACK => 2,
+                    _ if flags & SYN != 0 => 1,
+                    _ if flags & FIN != 0 => 3,
+                    _ => 4,
+                };
+                assert_eq!(from.after(direction, flags), after[column], "{from:?} {direction:?} {flags:#04x}");
+            }
+        }
+    }
+}
+
 #[test]
 fn nobody_alone_establishes_a_flow() {
     for direction in [Forward, Reply] {

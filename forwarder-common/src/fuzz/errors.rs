@@ -40,13 +40,7 @@ struct Told {
 /// An error that is passed is as it was; one that is translated is about the packet that came, has the right checksum, and
 /// what it quotes is as right as it was.
 pub fn errors(bytes: &[u8]) -> Seen {
-    let mut bytes = Unstructured::new(bytes);
-    let seen = match bool::arbitrary(&mut bytes) {
-        Ok(true) => of::<Ipv6>(&mut bytes),
-        Ok(false) => of::<Ipv4>(&mut bytes),
-        Err(_) => return Seen::new(),
-    };
-    seen.unwrap_or_default()
+    input::of_a_family(bytes, [of::<Ipv4>, of::<Ipv6>])
 }
 
 fn of<F: TestFamily>(bytes: &mut Unstructured<'_>) -> Result<Seen> {

@@ -6,13 +6,14 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 
 use super::{
     Seen, frame,
-    input::{Damage, Described, Machine},
+    input::{self, Damage, Described, Machine},
 };
 use crate::{
     parse::{Ipv4, Ipv6},
+    tables::Tables as _,
     test_packet::{NETWORK, Piece, TestPacket},
     test_world::{TestFamily, World},
-    verdict::Kind,
+    verdict::{Kind, Outcome, Verdict},
 };
 
 /// The most datagrams of one input.
@@ -35,13 +36,7 @@ struct Datagram {
 /// What comes of pieces, put together again, is what comes of the whole; nothing waits for a first piece that has come; and
 /// what is not forwarded is not changed.
 pub fn fragments(bytes: &[u8]) -> Seen {
-    let mut bytes = Unstructured::new(bytes);
-    let seen = match bool::arbitrary(&mut bytes) {
-        Ok(true) => of::<Ipv6>(&mut bytes),
-        Ok(false) => of::<Ipv4>(&mut bytes),
-        Err(_) => return Seen::new(),
-    };
-    seen.unwrap_or_default()
+    input::of_a_family(bytes, [of::<Ipv4>, of::<Ipv6>])
 }
 
 fn of<F: TestFamily>(bytes: &mut Unstructured<'_>) -> Result<Seen> {
@@ -94,9 +89,10 @@ fn check<F: TestFamily>(machine: Machine, world: &World<F>, datagram: &Datagram,
     let (pieces, all) = pieces(&packet, datagram);
     // Pieces of different datagrams may have the same identification, but not while one is under way.
     let identification = number << 8 | u32::from(datagram.identification);
-    let mut done = Vec::new();
+    let (mut done, mut datagram_key) = (Vec::new(), None);
     for piece in &pieces {
         let mut fragment = packet.fragment(identification, piece);
+        datagram_key = F::fragment(&fragment.as_mut_slice(), NETWORK).map(|fragment| fragment.datagram).ok();
         if !datagram.damage.is_none() && piece.bytes.start == 0 {
             datagram.damage.apply(&mut fragment, NETWORK);
         }
@@ -107,7 +103,15 @@ fn check<F: TestFamily>(machine: Machine, world: &World<F>, datagram: &Datagram,
         assert!(bytes.len() >= NETWORK, "{verdict:?}");
     }
     let came = pieces.iter().any(|piece| piece.bytes.start == 0);
-    if !all || !came || !datagram.damage.is_none() {
+    if !came || !datagram.damage.is_none() {
+        return;
+    }
+    // Of a first that makes no sense nothing is noted.
+    let makes_sense = done.iter().all(|(verdict, _)| verdict.outcome != Outcome::Malformed);
+    let waits = datagram_key.is_some_and(|key| world.tables.holds(&key));
+    assert!(!(makes_sense && waits), "waits for a first that has come: {packet:?} as {pieces:?}");
+    check_headers(&done);
+    if !all {
         return;
     }
     // A machine to which the whole comes.
@@ -135,8 +139,21 @@ fn check<F: TestFamily>(machine: Machine, world: &World<F>, datagram: &Datagram,
     }
 }
 
+/// All that is sent on of a datagram is between the same hosts, and has the right header checksum.
+fn check_headers(done: &[(Verdict, Vec<u8>)]) {
+    let sent = done.iter().filter(|(verdict, _)| verdict.outcome.kind() == Kind::Forward).map(|(_, bytes)| bytes);
+    let mut ends = None;
+    for bytes in sent {
+        let ip = &bytes[NETWORK..];
+        let layout = frame::layout(ip).expect("headers");
+        assert_eq!(frame::wrongness(ip, &layout).0, 0, "the header checksum of a piece: {ip:02x?}");
+        let hosts = frame::hosts(bytes);
+        assert_eq!(*ends.get_or_insert(hosts), hosts, "pieces of one datagram go different ways");
+    }
+}
+
 /// Where the first piece begins, and everything from there on behind the IP headers.
-fn put_together(done: &[(crate::verdict::Verdict, Vec<u8>)]) -> (usize, Vec<u8>) {
+fn put_together(done: &[(Verdict, Vec<u8>)]) -> (usize, Vec<u8>) {
     let mut pieces = BTreeMap::new();
     for (_, frame) in done {
         let ip = &frame[NETWORK..];

@@ -4,6 +4,7 @@ use std::{net::IpAddr, net::SocketAddr, vec, vec::Vec};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
+use super::Seen;
 use crate::{
     abi::{NextHopState, rule_flags},
     tables::{Hop, memory::HOP},
@@ -13,6 +14,13 @@ use crate::{
 
 /// The interface of the hosts behind.
 const INSIDE: u32 = 8;
+
+/// Gives what follows the first byte to a target's IPv4 or IPv6 side; what is too short for it shows nothing.
+pub(super) fn of_a_family(bytes: &[u8], [v4, v6]: [fn(&mut Unstructured<'_>) -> Result<Seen>; 2]) -> Seen {
+    let mut bytes = Unstructured::new(bytes);
+    let side = bool::arbitrary(&mut bytes).map(|is_v6| if is_v6 { v6 } else { v4 });
+    side.and_then(|side| side(&mut bytes)).unwrap_or_default()
+}
 
 /// A machine.
 #[derive(Arbitrary, Clone, Copy, Debug)]

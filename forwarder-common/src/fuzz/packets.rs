@@ -39,13 +39,7 @@ enum Step {
 /// What a packet that is not forwarded leaves no trace in, what a packet that is becomes, and that its answer becomes an
 /// answer to it.
 pub fn packets(bytes: &[u8]) -> Seen {
-    let mut bytes = Unstructured::new(bytes);
-    let seen = match bool::arbitrary(&mut bytes) {
-        Ok(true) => of::<Ipv6>(&mut bytes),
-        Ok(false) => of::<Ipv4>(&mut bytes),
-        Err(_) => return Seen::new(),
-    };
-    seen.unwrap_or_default()
+    input::of_a_family(bytes, [of::<Ipv4>, of::<Ipv6>])
 }
 
 fn of<F: TestFamily>(bytes: &mut Unstructured<'_>) -> Result<Seen> {

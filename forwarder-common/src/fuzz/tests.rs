@@ -48,3 +48,12 @@ fn any_fragments() {
     use Outcome::*;
     reaches(fragments, 4_000, &[Forwarded, NotOurs, Fragment, Malformed, DropFragment]);
 }
+
+/// What libFuzzer found, by target; each was a bug of the core, or of what a target asserted.
+#[test]
+fn what_was_found_once() {
+    let found: [(Target, &[u8]); 1] = [(errors, include_bytes!("found/errors-1"))];
+    for (target, bytes) in found {
+        target(bytes);
+    }
+}

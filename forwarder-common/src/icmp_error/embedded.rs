@@ -44,6 +44,10 @@ const LEAST: usize = 8;
 /// The kind of transport of a reply, and its ports: those of the embedded header swapped.
 #[inline(always)]
 fn transport(packet: &impl Packet, at: usize, end: usize, protocol: u8) -> Result<(Transport, u16, u16), Outcome> {
+    // Options or extension headers are cut off: an error quotes the whole header and more (RFC 792, RFC 4443 section 3.1).
+    if end < at {
+        return Err(Outcome::Malformed);
+    }
     let kind = match protocol {
         protocol::TCP => Transport::Tcp,
         protocol::UDP | protocol::UDP_LITE | protocol::DCCP => Transport::Udp,

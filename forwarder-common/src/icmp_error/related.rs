@@ -26,7 +26,7 @@ pub(super) fn find<A: Address, T: Tables<A>>(
         && let Some(entry) = tables.established(&answer.key).or_else(|| tables.embryonic(&answer.key))
     {
         let flow = entry.get();
-        if !is_alive(tables, answer, &flow) {
+        if !entry.is_of(&answer.key) || !is_alive(tables, answer, &flow) {
             return Err(Outcome::IcmpStray);
         }
         *decision = Decision::of_flow(&flow);

@@ -38,6 +38,28 @@ const RANGES: [PortRange; 3] = [
     PortRange { first: 32_768, last: 60_999 },
 ];
 
+/// Every range of up to nine ports, wherever it is: ports are of it and of the client's parity, save at its edges; and none of
+/// that parity is never taken.
+#[test]
+fn random_ports_of_every_small_range() {
+    for first in 0..=u16::MAX {
+        for last in first..=first.saturating_add(8) {
+            let (range, size) = (PortRange { first, last }, u32::from(last - first) + 1);
+            for parity in [0, 1] {
+                let mut taken = [false; 9];
+                for random in 0..size {
+                    let port = random_port(range, random, parity).unwrap();
+                    assert!(within(range, port), "{port} of {first}-{last}");
+                    assert!(port % 2 == parity || port == first || port == last, "{port} of {first}-{last}, {parity}");
+                    taken[usize::from(port - first)] = true;
+                }
+                let missed = (first..=last).find(|port| port % 2 == parity && !taken[usize::from(port - first)]);
+                assert_eq!(missed, None, "of {first}-{last}, {parity}");
+            }
+        }
+    }
+}
+
 #[test]
 fn random_ports_of_small_ranges() {
     // (first, last, parity of the client's port, every port that may come out)

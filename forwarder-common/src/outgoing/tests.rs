@@ -28,6 +28,7 @@ both_families!(
     what_cannot_begin_goes_nowhere,
     ports_keep_range_and_parity,
     ports_that_are_somebodys_are_not_taken,
+    a_published_port_is_its_hosts_own_outside,
     ports_run_out_and_come_back,
     a_mapping_lives_while_packets_go_out,
     a_flood_of_new_flows_leaves_the_mappings_of_established_ones,
@@ -310,6 +311,41 @@ fn ports_keep_range_and_parity<F: TestFamily>() {
         let world = gateway::<F>(ADDRESS);
         let outer = goes_out(&world, &going_out::<F>(port, at(F::CLIENT, 123), Body::Udp));
         assert!(outer >= 1024 && outer % 2 == port % 2, "{port} became {outer}");
+    }
+}
+
+/// A port in the range of local programs, a port of services, another one; named alone and in a range.
+fn a_published_port_is_its_hosts_own_outside<F: TestFamily>() {
+    let remote = at(F::CLIENT, 443);
+    for port in [51_820, 500, 61_001] {
+        for (to, is_its_own) in
+            [(at(host::<F>(0), port), true), (at(host::<F>(0), port + 1), false), (at(host::<F>(1), port), false)]
+        {
+            for in_a_range in [false, true] {
+                let mut world = gateway::<F>(ADDRESS);
+                if in_a_range {
+                    let first = |of: SocketAddr, by: u16| at(of.ip(), of.port() - by);
+                    let ends = (at(F::LISTEN, port & !3), first(to, port & 3));
+                    world.forward_block(ends, (17, 4), Source::Address(F::OURS));
+                } else {
+                    world.forward(at(F::LISTEN, port), to, Source::Address(F::OURS));
+                }
+                let outer = goes_out(&world, &going_out::<F>(port, remote, Body::Udp));
+                assert_eq!(outer == port, is_its_own, "{port} {to} {in_a_range}");
+                // Who comes by the listen meets the same host, as the rule says.
+                from_outside(&world);
+                let client = TestPacket::new(at(F::CLIENT, 444), at(F::LISTEN, port), Body::Udp);
+                assert_eq!(world.process_bytes(Hook::Tc, client.frame()).0.outcome, Outcome::Forwarded);
+                assert_eq!(world.flow(&client).unwrap().rewrite.src, F::address(F::OURS));
+            }
+        }
+        // A client has come from the very port that the host sends to: its packets could not be told from answers.
+        let mut world = gateway::<F>(ADDRESS);
+        world.forward(at(F::LISTEN, port), at(host::<F>(0), port), Source::Address(F::OURS));
+        from_outside(&world);
+        let client = TestPacket::new(remote, at(F::LISTEN, port), Body::Udp);
+        assert_eq!(world.process_bytes(Hook::Tc, client.frame()).0.outcome, Outcome::Forwarded);
+        assert_ne!(goes_out(&world, &going_out::<F>(port, remote, Body::Udp)), port);
     }
 }
 

@@ -52,7 +52,7 @@ fn expected<F: TestFamily>(packet: &TestPacket, transport_offset: usize) -> Pars
         key: World::<F>::key(packet),
         transport: match packet.body {
             Body::Tcp(_) => Transport::Tcp,
-            Body::Udp | Body::UdpUnsummed => Transport::Udp,
+            Body::Udp | Body::UdpUnsummed | Body::Dccp => Transport::Udp,
             Body::EchoRequest => Transport::EchoRequest,
             Body::EchoReply => Transport::EchoReply,
             Body::Sctp => Transport::Sctp,

@@ -297,6 +297,10 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         self.embryonic.borrow().get(key).copied()
     }
 
+    fn may_be_new(&self, key: &FlowKey<A>) -> bool {
+        self.embryonic(key).is_some()
+    }
+
     fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted> {
         let other_cpu = self.other_cpu.take();
         match other_cpu {
@@ -411,6 +415,11 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
 
     fn socket_takes(&self, arriving: &FlowKey<A>) -> bool {
         self.sockets.contains(&(arriving.protocol, arriving.dst, arriving.dst_port))
+    }
+
+    fn known_next_hop(&self, ends: &Ends<A>) -> Hop {
+        let hop = self.next_hop(ends);
+        if hop.flags & next_hop_flags::CONFIRM == 0 { hop } else { Hop::NONE }
     }
 
     fn next_hop(&self, ends: &Ends<A>) -> Hop {

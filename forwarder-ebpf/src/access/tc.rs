@@ -180,7 +180,7 @@ impl Packet for TcPacket {
     /// holds only the pseudo-header's sum and the ports are not in it.
     #[inline(always)]
     fn change_checksum(&mut self, change: ChecksumChange) -> Option<()> {
-        let mangled_zero = if change.is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let mangled_zero = if change.zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         let replace = |delta: Delta, flags: u64| {
             // SAFETY: a helper on the program's own context; it checks the offset itself. A field size of 0 in the
             // flags means: `from` is 0 and `to` is the difference.

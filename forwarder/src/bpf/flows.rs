@@ -3,22 +3,22 @@
 use std::{
     collections::{BTreeSet, HashMap as StdHashMap},
     hash::Hash,
-    io::ErrorKind,
     net::IpAddr,
     path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData, MapError};
 use forwarder_common::{
-    abi::{Direction, Flow, FlowKey, FlowSlot, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed, flow_flags},
+    abi::{
+        Bucket, Direction, Flow, FlowKey, FlowSlot, Layout, TICK_SHIFT, Ticks, Timeouts, Traffic, elapsed, flow_flags,
+    },
     address::{V4, V6},
     flow_state::FlowState,
 };
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Bits, load::pinned, protected::ProtectedFlows, tables::await_packets};
+use super::{new_flows::NewFlows, protected::ProtectedFlows, tables::await_packets};
 use crate::config::{Family, masquerade::Filtering};
 
 /// A flow of the running instance.
@@ -96,15 +96,11 @@ pub struct Fill {
 }
 
 /// A flow table of one address family, opened for reading.
-enum FlowTable<A: Family>
-where
-    FlowKey<A>: Layout,
-    Flow<A>: Layout,
-{
+enum FlowTable<A: Family> {
     /// Established flows.
     Protected(ProtectedFlows<A>),
-    /// New flows, and the room for them.
-    Embryonic(HashMap<MapData, Bits<FlowKey<A>>, Bits<Flow<A>>>, u32),
+    /// New flows.
+    Embryonic(NewFlows<A>),
 }
 
 /// All flows and mappings.
@@ -112,19 +108,21 @@ pub fn read(pins: &Path, timeouts: &Timeouts) -> Result<Records> {
     let now = now()?;
     let mut records = Records::default();
     for protected in [true, false] {
-        FlowTable::<V4>::open(pins, protected, "V4")?.records(now, timeouts, &mut records)?;
-        FlowTable::<V6>::open(pins, protected, "V6")?.records(now, timeouts, &mut records)?;
+        FlowTable::<V4>::open(pins, protected, "V4")?.records(now, timeouts, &mut records);
+        FlowTable::<V6>::open(pins, protected, "V6")?.records(now, timeouts, &mut records);
     }
     Ok(records)
 }
 
-/// How full the tables are: IPv4 established and embryonic, IPv6 established and embryonic.
-pub fn fill(pins: &Path) -> Result<[Fill; 4]> {
+/// How full the tables are: IPv4 established and embryonic, IPv6 established and embryonic. What has expired does not count:
+/// among the new ones it stays until somebody needs its place.
+pub fn fill(pins: &Path, timeouts: &Timeouts) -> Result<[Fill; 4]> {
+    let now = now()?;
     Ok([
-        FlowTable::<V4>::open(pins, true, "V4")?.fill()?,
-        FlowTable::<V4>::open(pins, false, "V4")?.fill()?,
-        FlowTable::<V6>::open(pins, true, "V6")?.fill()?,
-        FlowTable::<V6>::open(pins, false, "V6")?.fill()?,
+        FlowTable::<V4>::open(pins, true, "V4")?.fill(now, timeouts),
+        FlowTable::<V4>::open(pins, false, "V4")?.fill(now, timeouts),
+        FlowTable::<V6>::open(pins, true, "V6")?.fill(now, timeouts),
+        FlowTable::<V6>::open(pins, false, "V6")?.fill(now, timeouts),
     ])
 }
 
@@ -136,67 +134,63 @@ pub fn fill(pins: &Path) -> Result<[Fill; 4]> {
 pub fn end(pins: &Path, counters: &[u32], lost: &BTreeSet<IpAddr>) -> Result<usize> {
     let now = now()?;
     let mut ended = 0;
-    for protected in [true, false] {
-        ended += FlowTable::<V4>::open(pins, protected, "V4")?.end(now, counters, lost)?;
-        ended += FlowTable::<V6>::open(pins, protected, "V6")?.end(now, counters, lost)?;
+    // The new ones first, for they become protected ones, and once more: a half that a packet had found enters the other
+    // half again if that was removed behind its back. Both are waited for in between.
+    for protected in [false, true, false] {
+        ended += FlowTable::<V4>::open(pins, protected, "V4")?.end(now, counters, lost);
+        ended += FlowTable::<V6>::open(pins, protected, "V6")?.end(now, counters, lost);
     }
     Ok(ended)
 }
 
 impl<A: Family> FlowTable<A>
 where
-    FlowKey<A>: Layout + Hash,
-    Flow<A>: Layout,
+    FlowKey<A>: Hash,
     FlowSlot<A>: Layout,
+    Bucket<A>: Layout,
 {
     fn open(pins: &Path, protected: bool, family: &str) -> Result<Self> {
         if protected {
             return ProtectedFlows::open(pins, family).map(Self::Protected);
         }
-        let name = format!("EMBRYONIC_{family}");
-        let data = MapData::from_pin(pins.join(&name)).with_context(|| format!("cannot open the pinned map {name}"))?;
-        let limit = data.info().with_context(|| format!("cannot ask for the size of map {name}"))?.max_entries() / 2;
-        Ok(Self::Embryonic(pinned(pins, &name, Map::LruHashMap)?, limit))
+        NewFlows::open(pins, family).map(Self::Embryonic)
     }
 
     const fn limit(&self) -> u32 {
         match self {
             Self::Protected(flows) => flows.limit,
-            Self::Embryonic(_, limit) => *limit,
+            Self::Embryonic(flows) => flows.limit,
         }
     }
 
-    /// A copy of the table. Packets change it meanwhile: the kernel may then start over, so reading ends after
-    /// twice as many steps as there can be entries, and each key counts once.
-    fn snapshot(&self) -> Result<StdHashMap<FlowKey<A>, Flow<A>>> {
-        let (map, limit) = match self {
-            Self::Protected(flows) => return Ok(flows.iter().collect()),
-            Self::Embryonic(map, limit) => (map, *limit),
-        };
-        let steps = usize::try_from(limit).unwrap_or(usize::MAX).saturating_mul(4);
-        let mut entries = StdHashMap::new();
-        for entry in map.iter().take(steps) {
-            let (Bits(key), Bits(flow)) = entry.context("cannot read a flow table")?;
-            entries.insert(key, flow);
+    /// A copy of the table. Packets change it meanwhile: each key counts once.
+    fn snapshot(&self) -> StdHashMap<FlowKey<A>, Flow<A>> {
+        match self {
+            Self::Protected(flows) => flows.iter().collect(),
+            Self::Embryonic(flows) => flows.iter().collect(),
         }
-        Ok(entries)
     }
 
-    fn fill(&self) -> Result<Fill> {
+    fn fill(&self, now: Ticks, timeouts: &Timeouts) -> Fill {
         let mut fill = Fill { limit: self.limit(), ..Fill::default() };
-        for (key, flow) in self.snapshot()? {
-            match kind(&key) {
+        let entries = self.snapshot();
+        for (key, flow) in &entries {
+            let timeout = FlowState::from_number(flow.state).timeout(key.protocol_number(), timeouts);
+            if idle(now, &entries, key, flow) > timeout {
+                continue;
+            }
+            match kind(key) {
                 Kind::Permission => fill.permissions += 1,
-                _ if !is_forward(&flow) => {}
+                _ if !is_forward(flow) => {}
                 Kind::Packets => fill.flows += 1,
                 Kind::Mapping => fill.mappings += 1,
                 Kind::Passing => fill.passing += 1,
             }
         }
-        Ok(fill)
+        fill
     }
 
-    fn end(&mut self, now: Ticks, counters: &[u32], lost: &BTreeSet<IpAddr>) -> Result<usize> {
+    fn end(&mut self, now: Ticks, counters: &[u32], lost: &BTreeSet<IpAddr>) -> usize {
         let lost: Vec<A> = lost.iter().copied().filter_map(A::of).collect();
         // What arrives for the address, and what is sent on with it: of each direction, one is so.
         let is_lost =
@@ -205,7 +199,7 @@ where
         // the sweeper has come by.
         let long_ago = now.wrapping_sub(Ticks::MAX / 2 - (15 * 60 * 1000));
         let concerned = |key: &FlowKey<A>, flow: &Flow<A>| counters.contains(&flow.counter) || is_lost(key, flow);
-        let entries = self.snapshot()?;
+        let entries = self.snapshot();
         match self {
             Self::Protected(flows) => {
                 let date_back = |key: &FlowKey<A>, flow: &Flow<A>| concerned(key, flow).then_some(long_ago);
@@ -214,38 +208,21 @@ where
                 await_packets();
                 flows.set_last_seen(date_back);
             }
-            Self::Embryonic(map, _) => {
-                for (key, _) in entries.iter().filter(|(key, flow)| concerned(key, flow)) {
-                    match map.remove(&Bits(*key)) {
-                        // It has ended by itself meanwhile.
-                        Ok(()) | Err(MapError::KeyNotFound) => {}
-                        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {}
-                        Err(error) => return Err(error).context("cannot end flows"),
-                    }
-                }
-            }
+            Self::Embryonic(flows) => flows.remove(concerned),
         }
-        let ended = entries
+        entries
             .iter()
             .filter(|(key, flow)| concerned(key, flow) && is_forward(flow) && kind(key) == Kind::Packets)
-            .count();
-        Ok(ended)
+            .count()
     }
 
-    fn records(&self, now: Ticks, timeouts: &Timeouts, records: &mut Records) -> Result<()> {
-        let entries = self.snapshot()?;
+    fn records(&self, now: Ticks, timeouts: &Timeouts, records: &mut Records) {
+        let entries = self.snapshot();
         for (key, flow) in entries.iter().filter(|(_, flow)| is_forward(flow)) {
             let protocol = key.protocol_number();
             let reply = entries.get(&flow.peer_key(key.protocol));
             let state = FlowState::from_number(flow.state);
-            // A packet may have come after `now` was read.
-            let idle = [Some(flow), reply]
-                .into_iter()
-                .flatten()
-                .map(|flow| elapsed(now, flow.last_seen))
-                .map(|ticks| if ticks > Ticks::MAX / 2 { 0 } else { ticks })
-                .min()
-                .unwrap_or(0);
+            let idle = idle(now, &entries, key, flow);
             let timeout = state.timeout(protocol, timeouts);
             let (expires_in, idle) = (duration(timeout.saturating_sub(idle)), duration(idle));
             let end = |address: A, port| (address.ip(), u16::from_be(port));
@@ -279,8 +256,17 @@ where
                 Kind::Passing | Kind::Permission => {}
             }
         }
-        Ok(())
     }
+}
+
+/// Since either direction of a flow has seen a packet; 0 where a packet came after `now` was read.
+fn idle<A: Family>(now: Ticks, entries: &StdHashMap<FlowKey<A>, Flow<A>>, key: &FlowKey<A>, flow: &Flow<A>) -> Ticks
+where
+    FlowKey<A>: Hash,
+{
+    let other = entries.get(&flow.peer_key(key.protocol)).map(|other| elapsed(now, other.last_seen));
+    let own = elapsed(now, flow.last_seen);
+    other.map_or(own, |other| own.min(other))
 }
 
 /// What an entry is about, by its key.

@@ -18,6 +18,7 @@ use aya::{
 use forwarder_common::abi::{FlowHash, INTERFACE_SLOTS};
 
 use super::{Bits, attach, object};
+use crate::config;
 
 /// The XDP program of an interface.
 pub const XDP: &str = "forwarder_xdp";
@@ -52,10 +53,15 @@ pub struct Globals {
 ///
 /// The caller compares maps that exist already ([`super::layout::compare`]).
 pub fn open(pins: &Path, sizes: &Sizes, globals: Globals) -> Result<Ebpf> {
+    open_object(object::BPF_OBJECT, pins, sizes, globals)
+}
+
+/// As [`open`], with another object: tests change the programs in it.
+pub fn open_object(bytes: &[u8], pins: &Path, sizes: &Sizes, globals: Globals) -> Result<Ebpf> {
     if globals.slot >= INTERFACE_SLOTS {
         bail!("more than {INTERFACE_SLOTS} interfaces; run a second instance with --pins for the others");
     }
-    let layouts = object::layouts(object::BPF_OBJECT)?;
+    let layouts = object::layouts(bytes)?;
     let mut loader = EbpfLoader::new();
     for name in layouts.keys() {
         loader.map_pin_path(name, pins.join(name));
@@ -69,7 +75,7 @@ pub fn open(pins: &Path, sizes: &Sizes, globals: Globals) -> Result<Ebpf> {
         .override_global("INTERFACE_MAC", &globals.mac, true)
         .override_global("RECORD", &record, false)
         .override_global(aya_log::LEVEL, &globals.log_level, false);
-    loader.load(object::BPF_OBJECT).map_err(|error| match error {
+    loader.load(bytes).map_err(|error| match error {
         aya::EbpfError::MapError(aya::maps::MapError::CreateError { name, io_error }) => {
             let entries = sizes.get(name.as_str());
             let error = anyhow!(io_error).context(format!("the kernel refused to make map {name}"));
@@ -136,9 +142,8 @@ pub fn fill_free_slots(bpf: &mut Ebpf, flows: u32) -> Result<()> {
     Ok(())
 }
 
-/// Writes how keys become slots of the tables of protected flows, which have room for `flows` flows: with random numbers,
-/// before there is any flow.
-pub fn seed_flow_tables(bpf: &mut Ebpf, flows: u32) -> Result<()> {
+/// Writes how keys become slots of the tables of flows, of these sizes: with random numbers, before there is any flow.
+pub fn seed_flow_tables(bpf: &mut Ebpf, sizes: &config::Sizes) -> Result<()> {
     let mut seeds = [0; 10];
     for seed in &mut seeds {
         let mut bytes = [0; size_of::<u64>()];
@@ -147,7 +152,13 @@ pub fn seed_flow_tables(bpf: &mut Ebpf, flows: u32) -> Result<()> {
             .context("cannot read random numbers from /dev/urandom")?;
         *seed = u64::from_ne_bytes(bytes);
     }
-    let hash = FlowHash { seeds, mask: FlowHash::slots(flows.saturating_mul(2)) - 1, used: 0 };
+    let hash = FlowHash {
+        seeds,
+        mask: FlowHash::slots(sizes.flows.saturating_mul(2)) - 1,
+        used: 0,
+        buckets: FlowHash::buckets(sizes.new_flows),
+        unused: 0,
+    };
     let map = bpf.map_mut("FLOW_HASH").context("the BPF object has no map FLOW_HASH")?;
     let mut map: Array<&mut MapData, Bits<FlowHash>> = map.try_into().context("map FLOW_HASH is no array")?;
     map.set(0, Bits(hash), 0).context("cannot write map FLOW_HASH")

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use forwarder_common::{
-    abi::{AllowKey, Endpoint, FlowHash, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side, VERSION},
+    abi::{
+        AllowKey, Endpoint, FLOWS_PER_BUCKET, FlowHash, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side,
+        VERSION,
+    },
     address::{V4, V6},
 };
 use nix::libc;
@@ -57,7 +60,7 @@ pub fn map_sizes(sizes: &Sizes) -> BTreeMap<&'static str, u32> {
     let flows = [
         ("ESTABLISHED_V4", "ESTABLISHED_V6", sizes.flows.saturating_mul(2)),
         ("FLOWS_V4", "FLOWS_V6", FlowHash::slots(sizes.flows.saturating_mul(2))),
-        ("EMBRYONIC_V4", "EMBRYONIC_V6", sizes.new_flows.saturating_mul(2)),
+        ("EMBRYONIC_V4", "EMBRYONIC_V6", FlowHash::buckets(sizes.new_flows)),
         ("DATAGRAMS_V4", "DATAGRAMS_V6", (sizes.new_flows / 2).max(MINIMAL_DATAGRAMS)),
         ("FREE_SLOTS_V4", "FREE_SLOTS_V6", sizes.flows),
         ("SWEEP_KEYS_V4", "SWEEP_KEYS_V6", sizes.flows.saturating_add(1)),
@@ -91,7 +94,7 @@ impl Tables {
                 allow: entries("ALLOW_V4")?,
                 counters: entries("RULE_COUNTERS")?,
                 flows: entries("FREE_SLOTS_V4")?,
-                new_flows: entries("EMBRYONIC_V4")? / 2,
+                new_flows: entries("EMBRYONIC_V4")?.saturating_mul(FLOWS_PER_BUCKET),
             },
             v4: FamilyMaps::open(pins, "V4")?,
             v6: FamilyMaps::open(pins, "V6")?,

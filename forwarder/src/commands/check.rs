@@ -23,7 +23,9 @@ pub async fn run(pins: &Path, options: &Check, out: &mut dyn Write) -> Result<()
     print_warnings(&compiled.warnings);
     for interface in &config.interfaces {
         if machine.interface(&interface.value).is_none() {
-            eprintln!("warning: this machine has no interface {}", interface.value);
+            let file = options.file.display();
+            let at = interface.place.map_or_else(String::new, |at| format!("{file}:{}:{}: ", at.line, at.column));
+            eprintln!("{at}warning: this machine has no interface {}", interface.value);
         }
     }
     let obstacles = guard::lines::obstacles(&compiled, &machine);

@@ -310,7 +310,7 @@ impl Loading<'_> {
         let globals = Globals { slot: 0, mac: [0; 6], log_level: state.config.log as u8, record: false };
         let mut base = load::open(self.pins, &tables::map_sizes(&self.compiled.sizes), globals)?;
         load::fill_free_slots(&mut base, self.compiled.sizes.flows)?;
-        load::seed_flow_tables(&mut base, self.compiled.sizes.flows)?;
+        load::seed_flow_tables(&mut base, &self.compiled.sizes)?;
         Ok(base)
     }
 

@@ -218,7 +218,7 @@ async fn interface(
 
 fn fill(instance: &Instance, tables: &Tables) -> Result<Vec<TableStatus>> {
     let names = ["IPv4 established flows", "IPv4 new flows", "IPv6 established flows", "IPv6 new flows"];
-    let flows = flows::fill(&instance.pins)?;
+    let flows = flows::fill(&instance.pins, &tables.settings()?.timeouts)?;
     let sizes = tables.sizes();
     let mut rows: Vec<TableStatus> = names
         .into_iter()

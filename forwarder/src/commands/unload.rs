@@ -15,7 +15,7 @@ use crate::{
         bpffs,
     },
     cli::Unload,
-    machine::{ethtool, netlink, sysctl},
+    machine::{ethtool, is_there, netlink, sysctl},
     serve::{egress, elsewhere, fallback_route},
     state::{AttachedInterface, State, StateFile},
 };
@@ -91,7 +91,7 @@ fn unload_remains(pins: &Path, file: &StateFile, has_pins: bool, force: bool, ou
 fn restore(state: &State, failures: &mut Vec<Error>) {
     for interface in &state.interfaces {
         failures.extend(remove_filter(interface).err());
-        if interface.vlan_stripping_off && is_there(interface) {
+        if interface.vlan_stripping_off && is_there(&interface.name, interface.index) {
             failures.extend(ethtool::set_vlan_stripping(&interface.name, true).err());
         }
     }
@@ -114,16 +114,11 @@ fn restore(state: &State, failures: &mut Vec<Error>) {
     }
 }
 
-/// Whether the interface still exists: one that is gone took everything on it along.
-pub fn is_there(interface: &AttachedInterface) -> bool {
-    nix::net::if_::if_nametoindex(interface.name.as_str()) == Ok(interface.index)
-}
-
 /// Removes our TC filters where there is no tcx, and the qdisc if `load` added it and nobody else uses it.
 pub fn remove_filter(interface: &AttachedInterface) -> Result<()> {
     egress::remove_filter(interface)?;
     let TcAttachment::Clsact { added_qdisc } = interface.tc else { return Ok(()) };
-    if !is_there(interface) {
+    if !is_there(&interface.name, interface.index) {
         return Ok(());
     }
     attach::remove_filter(&interface.name, attach::Side::Ingress)?;

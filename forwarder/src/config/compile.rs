@@ -11,7 +11,7 @@ use std::{
 };
 
 use forwarder_common::{
-    abi::{self, Endpoint, PortRange, RangeKey, Rule, Side, Ticks, rule_flags, setting_flags},
+    abi::{self, Endpoint, FLOWS_PER_BUCKET, PortRange, RangeKey, Rule, Side, Ticks, rule_flags, setting_flags},
     address::{V4, V6},
     checksum::Delta,
 };
@@ -104,7 +104,7 @@ pub struct Sizes {
     /// Established flows per family: `FREE_SLOTS_*` has this many entries, `ESTABLISHED_*` twice as many, `FLOWS_*` at
     /// least four times as many, and `SWEEP_KEYS_*` one more.
     pub flows: u32,
-    /// New flows per family: `EMBRYONIC_*` has twice as many entries.
+    /// New flows per family, a multiple of [`FLOWS_PER_BUCKET`]: `EMBRYONIC_*` has a bucket for so many.
     pub new_flows: u32,
 }
 
@@ -508,6 +508,7 @@ fn sizes(limits: Limits, v4: &FamilyTables<V4>, v6: &FamilyTables<V6>) -> Sizes 
         allow: (32 * rules).max(twice(allow4, allow6)),
         counters: twice(twice(rules, 0), 0),
         flows: limits.flows,
-        new_flows: limits.new_flows,
+        // As many as whole buckets have room for.
+        new_flows: limits.new_flows.next_multiple_of(FLOWS_PER_BUCKET),
     }
 }

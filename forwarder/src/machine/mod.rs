@@ -16,6 +16,11 @@ use ipnet::IpNet;
 
 use netlink::FallbackRoute;
 
+/// Whether the interface that had this name and index still exists: one that is gone took everything on it along.
+pub fn is_there(name: &str, index: u32) -> bool {
+    nix::net::if_::if_nametoindex(name) == Ok(index)
+}
+
 /// The interfaces, addresses and routes that rules depend on, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {

@@ -11,7 +11,7 @@ use crate::{
         load::{self, Globals},
         tables::{self, Tables},
     },
-    commands::unload::is_there,
+    machine::is_there,
     state::{AttachedInterface, State},
 };
 
@@ -43,7 +43,7 @@ pub fn attach(pins: &Path, program: &mut SchedClassifier, attached: &mut Attache
 /// Attaches them to all interfaces that are there and do not have them yet: something is steered now.
 pub fn attach_all(pins: &Path, state: &mut State) -> Result<()> {
     let log_level = state.config.log as u8;
-    for attached in state.interfaces.iter_mut().filter(|one| one.egress.is_none() && is_there(one)) {
+    for attached in state.interfaces.iter_mut().filter(|one| one.egress.is_none() && is_there(&one.name, one.index)) {
         let slot = attached.slot;
         // What a command that died half-way may have left.
         attach::release_egress(pins, slot)?;
@@ -64,7 +64,7 @@ pub fn detach_all(pins: &Path, state: &mut State) -> Result<()> {
 
 /// Removes the filter where there is no tcx.
 pub fn remove_filter(attached: &AttachedInterface) -> Result<()> {
-    if !matches!(attached.egress, Some(TcAttachment::Clsact { .. })) || !is_there(attached) {
+    if !matches!(attached.egress, Some(TcAttachment::Clsact { .. })) || !is_there(&attached.name, attached.index) {
         return Ok(());
     }
     attach::remove_filter(&attached.name, Side::Egress)

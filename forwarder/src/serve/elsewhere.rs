@@ -11,7 +11,7 @@ use crate::{
         attach::{self, Side, TcAttachment},
         features,
     },
-    machine::{Interface, Machine, netlink},
+    machine::{Interface, Machine, is_there, netlink},
     serve::egress,
     state::State,
 };
@@ -31,10 +31,6 @@ impl Elsewhere {
     /// What tells its link from those of slots, and of others like it.
     const fn pin(index: u32) -> u32 {
         (1 << 31) | index
-    }
-
-    fn is_there(&self) -> bool {
-        nix::net::if_::if_nametoindex(self.name.as_str()) == Ok(self.index)
     }
 }
 
@@ -77,7 +73,7 @@ pub fn keep(pins: &Path, state: &mut State, machine: &Machine) -> Result<()> {
 pub fn detach(pins: &Path, one: &Elsewhere) -> Result<()> {
     attach::release_egress(pins, Elsewhere::pin(one.index))?;
     let TcAttachment::Clsact { added_qdisc } = one.how else { return Ok(()) };
-    if !one.is_there() {
+    if !is_there(&one.name, one.index) {
         return Ok(());
     }
     attach::remove_filter(&one.name, Side::Egress)?;

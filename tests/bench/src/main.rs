@@ -49,6 +49,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser as _;
 
+use crate::apps::End;
 use crate::groups::Group;
 use crate::machine::Machine;
 use crate::measure::Plan;
@@ -58,7 +59,11 @@ use crate::report::Report;
 use crate::selection::Selection;
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let ended = match End::of_this_process() {
+        Some(end) => end.run(),
+        None => run(&Options::parse()),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -94,8 +94,7 @@ impl Host {
     /// Sends one frame as it is: from the destination MAC on, or, on a device without Ethernet, from the IP header on.
     pub fn send_frame(&self, interface: &str, frame: &[u8]) -> Result<()> {
         let context = || format!("cannot send a frame on {interface} of host {}", self.name());
-        // Protocol 0: this socket receives nothing.
-        let socket = self.packet_socket(interface, 0).with_context(context)?;
+        let socket = self.sending_socket().with_context(context)?;
         let ethertype = match frame.first().map(|first| first >> 4) {
             Some(4) => ETHERTYPE_IPV4,
             _ => ETHERTYPE_IPV6,
@@ -104,6 +103,17 @@ impl Host {
         let to = link_address(self.ifindex(interface)?, ethertype)?;
         sendto(socket.as_raw_fd(), frame, &to, MsgFlags::empty()).with_context(context)?;
         Ok(())
+    }
+
+    /// One for all frames that the host sends: to close a packet socket takes the kernel an RCU grace period.
+    fn sending_socket(&self) -> Result<&OwnedFd> {
+        if let Some(socket) = self.sender().get() {
+            return Ok(socket);
+        }
+        // Protocol 0: this socket receives nothing.
+        let open = || Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)));
+        let socket = self.enter(open)?.context("cannot open a packet socket")?;
+        Ok(self.sender().get_or_init(|| socket.into()))
     }
 
     pub(crate) fn packet_socket(&self, interface: &str, protocol: u16) -> Result<OwnedFd> {

@@ -3,14 +3,16 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::sched::{CloneFlags, setns};
 
 use crate::process::Spawned;
@@ -27,12 +29,23 @@ struct Shared {
     netns: String,
     index: u8,
     interfaces: AtomicU8,
+    sender: OnceLock<OwnedFd>,
+}
+
+/// What tells an interface from all others of a lab, the same in every run.
+pub(crate) struct Place {
+    /// Locally administered.
+    pub(crate) mac: String,
+    /// Of no other host's interface: the two ends of a veth pair that have the same index, each in its namespace, look to
+    /// the kernel like an interface on top of nothing, whose carrier it tells of within a second only, not at once.
+    pub(crate) index: u32,
 }
 
 impl Host {
     pub(crate) fn create(name: &str, netns: String, index: u8) -> Result<Self> {
         output(Command::new("ip").args(["netns", "add", &netns]))?;
-        let shared = Shared { name: name.to_owned(), netns, index, interfaces: AtomicU8::new(0) };
+        let shared =
+            Shared { name: name.to_owned(), netns, index, interfaces: AtomicU8::new(0), sender: OnceLock::new() };
         let host = Self { shared: Arc::new(shared) };
         // A new namespace takes some of its IPv4 settings from the machine: say what they are. Addresses are usable at once
         // (no duplicate address detection), and nothing is sent that no test asked for.
@@ -71,10 +84,19 @@ impl Host {
         Path::new("/run/netns").join(self.netns())
     }
 
-    /// A locally administered MAC address for this host's next interface: the same in every run.
-    pub(crate) fn next_mac(&self) -> String {
+    /// The packet socket that sends for it, once it is made.
+    pub(crate) fn sender(&self) -> &OnceLock<OwnedFd> {
+        &self.shared.sender
+    }
+
+    /// What this host's next interface is told apart by.
+    pub(crate) fn next_place(&self) -> Place {
         let interface = self.shared.interfaces.fetch_add(1, Ordering::Relaxed);
-        format!("02:00:00:00:{:02x}:{interface:02x}", self.shared.index)
+        let host = self.shared.index;
+        Place {
+            mac: format!("02:00:00:00:{host:02x}:{interface:02x}"),
+            index: 256 * (u32::from(host) + 1) + u32::from(interface),
+        }
     }
 
     /// Runs `job` in a thread inside the namespace and returns what it returned. Sockets made there stay there.
@@ -179,12 +201,14 @@ impl Host {
 
     /// The MAC address of an interface, as `02:00:00:00:00:00`.
     pub fn mac(&self, interface: &str) -> Result<String> {
-        let shown = self.ip(&format!("-o link show dev {interface}"))?;
-        let mut words = shown.split_whitespace().skip_while(|word| *word != "link/ether");
-        words
-            .nth(1)
-            .map(str::to_owned)
-            .with_context(|| format!("{interface} on host {} has no MAC address", self.name()))
+        let link = |end: InterfaceAddress| {
+            let link = *end.address.filter(|_| end.interface_name == interface)?.as_link_addr()?;
+            // Of a device without Ethernet there is an address of no bytes.
+            link.addr().filter(|_| link.halen() == 6)
+        };
+        let mac = self.enter(|| getifaddrs().map(|mut ends| ends.find_map(link)))??;
+        let mac = mac.with_context(|| format!("{interface} on host {} has no MAC address", self.name()))?;
+        Ok(mac.map(|byte| format!("{byte:02x}")).join(":"))
     }
 
     /// The index of an interface.

@@ -40,10 +40,13 @@ impl From<Offloads> for LinkOptions {
 
 pub(crate) fn create((a, a_name): (&Host, &str), (b, b_name): (&Host, &str), options: LinkOptions) -> Result<()> {
     let mtu = options.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
+    let (a_place, b_place) = (a.next_place(), b.next_place());
     a.ip(&format!(
-        "link add {a_name} address {}{mtu} type veth peer name {b_name} address {}{mtu} netns {}",
-        a.next_mac(),
-        b.next_mac(),
+        "link add {a_name} index {} address {}{mtu} type veth peer name {b_name} index {} address {}{mtu} netns {}",
+        a_place.index,
+        a_place.mac,
+        b_place.index,
+        b_place.mac,
         b.netns(),
     ))?;
     let ends = [(a, a_name), (b, b_name)];

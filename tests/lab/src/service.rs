@@ -20,6 +20,12 @@ pub fn patience() -> Duration {
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
+/// How long to wait for an answer that must not come: a tenth of [`patience`]. Always waited for in full, so where anything
+/// else can be sent that shows the same (see `Capture::until`), that is better.
+pub fn silence() -> Duration {
+    patience() / 10
+}
+
 /// A serving thread. Dropping it tells the thread to stop, and waits until it has.
 pub(crate) struct Service {
     stop: Option<OwnedFd>,

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -10,12 +12,16 @@ use crate::service::{Service, patience};
 use crate::tcp::EchoStream;
 use crate::udp::UdpSocketIn;
 
-/// A client that sends a message, waits for its echo, and begins again, as fast as it goes, until it is told to stop or
-/// until an echo does not come.
+/// A client that sends a message, waits for its echo, and begins again after [`PAUSE`], until it is told to stop or until an
+/// echo does not come.
 pub struct Steady {
     progress: Progress,
     service: Service,
 }
+
+/// A message in two milliseconds is enough to meet every state of a change; as fast as it goes, a few of these keep from the
+/// CPUs the commands that they run beside.
+const PAUSE: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Default)]
 struct Progress(Arc<(Mutex<Done>, Condvar)>);
@@ -56,6 +62,7 @@ impl Steady {
                 if failed {
                     return;
                 }
+                thread::sleep(PAUSE);
             }
         })?;
         let steady = Self { progress, service };
@@ -65,10 +72,25 @@ impl Steady {
 
     /// Waits for that many exchanges that begin after this call.
     pub fn wait_for_more(&self, exchanges: u64) -> Result<()> {
+        self.wait_until(self.count_after(exchanges))
+    }
+
+    /// The same of several that go on at once.
+    pub fn all_go_on(running: &[Self], exchanges: u64) -> Result<()> {
+        let goals: Vec<u64> = running.iter().map(|one| one.count_after(exchanges)).collect();
+        running.iter().zip(goals).try_for_each(|(one, goal)| one.wait_until(goal))
+    }
+
+    /// How many exchanges there will have been once so many have been that have not begun yet.
+    fn count_after(&self, exchanges: u64) -> u64 {
+        let done = self.progress.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The one under way may have begun before.
+        done.exchanges + exchanges + 1
+    }
+
+    fn wait_until(&self, goal: u64) -> Result<()> {
         let (done, changed) = &*self.progress.0;
         let guard = done.lock().unwrap_or_else(PoisonError::into_inner);
-        // The one under way may have begun before.
-        let goal = guard.exchanges + exchanges + 1;
         let (guard, _) = changed
             .wait_timeout_while(guard, patience(), |done| done.exchanges < goal && done.failure.is_none())
             .unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use sha2::{Digest, Sha256};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, impatient, patience, when_free};
+use crate::service::{Bell, Peers, Service, impatient, patience, silence, when_free};
 
 const ECHO: u8 = b'E';
 const TRANSFER: u8 = b'T';
@@ -100,6 +101,13 @@ impl Transfer {
     #[must_use]
     pub fn download(self, bytes: u64) -> Self {
         Self { download: bytes, ..self }
+    }
+
+    /// An error if a connection comes about, rather than being refused or not answered at all.
+    pub fn must_fail(self, host: &Host) -> Result<()> {
+        let connected = connect_within(silence(), host, self.target, self.from);
+        ensure!(connected.is_err(), "host {}, tcp to {}: it is connected", host.name(), self.target);
+        Ok(())
     }
 
     /// Does it, as `host`.
@@ -220,13 +228,17 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn connect(host: &Host, target: SocketAddr, from: Option<SocketAddr>) -> Result<TcpStream> {
+    connect_within(patience(), host, target, from)
+}
+
+fn connect_within(limit: Duration, host: &Host, target: SocketAddr, from: Option<SocketAddr>) -> Result<TcpStream> {
     let connect = || -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         if let Some(from) = from {
             socket.set_reuse_address(true)?;
             socket.bind(&SockAddr::from(from))?;
         }
-        socket.connect_timeout(&SockAddr::from(target), patience()).map_err(|error| match error.kind() {
+        socket.connect_timeout(&SockAddr::from(target), limit).map_err(|error| match error.kind() {
             // Of a connect, this means that the port's last connection with this very target is still closing.
             ErrorKind::AddrNotAvailable => ErrorKind::AddrInUse.into(),
             _ => error,

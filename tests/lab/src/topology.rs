@@ -78,8 +78,14 @@ impl Topology {
         let options = LinkOptions::from(offloads);
         lab.link(&client, "eth0", &forwarder, "eth0", options)?;
         lab.link(&home, "eth0", &forwarder, "eth1", options)?;
-        both(&forwarder, "eth0", "198.51.100.1/24", "2001:db8:1::1/64")?;
-        both(&forwarder, "eth1", "10.8.0.1/24", "fd08::1/64")?;
+        Self::joined(lab, [client, forwarder, home], ["eth0", "eth1"])
+    }
+
+    /// The same of client, forwarder and home that are joined already: what the forwarder's interfaces on their sides are
+    /// called, and `eth0` of the others, get their addresses.
+    pub fn joined(lab: Lab, [client, forwarder, home]: [Host; 3], [outer, inner]: [&str; 2]) -> Result<Self> {
+        both(&forwarder, outer, "198.51.100.1/24", "2001:db8:1::1/64")?;
+        both(&forwarder, inner, "10.8.0.1/24", "fd08::1/64")?;
         ends(&client, &home)?;
         Ok(Self { client, forwarder, home, router: None, shape: Shape::TwoArmed, lab })
     }

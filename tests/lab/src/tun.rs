@@ -4,12 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::libc;
 
 use crate::host::Host;
-use crate::service::{Bell, Service};
+use crate::service::{Bell, Service, patience};
 
 nix::ioctl_write_int!(
     /// Turns an open `/dev/net/tun` into the device that the `ifreq` names.
@@ -33,9 +36,25 @@ impl Tun {
     /// Makes the device and sets it up (which it is usable from: addresses and routes come after).
     pub fn create(host: &Host, name: &str, kind: TunKind) -> Result<Self> {
         let context = || format!("cannot make {name} on host {} (is /dev/net/tun there?)", host.name());
-        let device = host.enter(|| open(name, kind))?.with_context(context)?;
+        let deadline = Instant::now() + patience();
+        // A child that another thread is just starting holds the files of this process until it executes its program: so
+        // long, an earlier device of this name lives on after its value.
+        let device = loop {
+            match host.enter(|| open(name, kind))? {
+                Err(error) if is_in_use(&error) && Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+                made => break made.with_context(context)?,
+            }
+        };
         host.ip(&format!("link set {name} up"))?;
         Ok(Self(device))
+    }
+
+    /// Gives the device something to receive: an IP packet, or a frame of a tap device.
+    ///
+    /// # Errors
+    /// What the kernel says of it.
+    pub fn receives(&self, packet: &[u8]) -> Result<()> {
+        (&self.0).write_all(packet).context("cannot write to the device")
     }
 }
 
@@ -68,6 +87,10 @@ fn open(name: &str, kind: TunKind) -> Result<File> {
     // SAFETY: the kernel reads, and writes the name back into, an ifreq that outlives the call.
     unsafe { tunsetiff(device.as_raw_fd(), std::ptr::from_ref(&request).addr() as libc::c_ulong) }?;
     Ok(device)
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error.downcast_ref() == Some(&Errno::EBUSY)
 }
 
 fn pump(a: &File, b: &File, bell: &Bell) {

@@ -138,14 +138,13 @@ fn obstacles_are_named(mode: Mode) {
     assert!(!reloaded.stderr.contains("rp_filter"), "{reloaded}");
     let end = SocketAddr::new(on(1, Family::V4, 7), 80);
     let _server = TcpServer::start(host, end).unwrap();
-    let attempt =
-        || Transfer::to(end).from(SocketAddr::new(Lines::client(Family::V4), 0)).upload(1).run(&test.net.client);
-    attempt().unwrap_err();
+    let attempt = Transfer::to(end).from(SocketAddr::new(Lines::client(Family::V4), 0)).upload(1);
+    attempt.must_fail(&test.net.client).unwrap();
     // As it says.
     let hint = "ip route add default via 192.0.2.1 dev eth1 metric 4000000";
     assert!(reloaded.stderr.contains(hint), "{reloaded}");
     host.ip(hint.strip_prefix("ip ").unwrap()).unwrap();
-    attempt().unwrap();
+    attempt.run(&test.net.client).unwrap();
     // What cannot be a line.
     for (interface, what) in [("eth0", "is not in a network of eth0"), ("eth9", "there is no such interface")] {
         let changed = steer().replace("\"eth1\"", &format!("\"{interface}\""));

@@ -18,9 +18,12 @@ impl Oracle {
         if let Some(inner) = view.inner(frame) {
             let at = inner.dst_port_at();
             let is_its = flow.is_bound_to(lab, inner.port(frame, at));
-            if flow.chooses_port[lab] && is_its && inner.src == flow.listen.to {
+            // The machine quotes what ended within the port when it came.
+            let is_half =
+                frame.len() == at + 1 && flow.bound[lab].is_some_and(|port| port.to_be_bytes()[0] == frame[at]);
+            if flow.chooses_port[lab] && (is_its || is_half) && inner.src == flow.listen.to {
                 let checksum = view.checksum_at();
-                inner.replace(frame, at, &port, false, checksum);
+                inner.replace(frame, at, &port[..if is_half { 1 } else { 2 }], false, checksum);
             }
             return;
         }

@@ -10,15 +10,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::packages;
 use crate::{
+    bpf_toolchain::{self, BpfToolchain},
     progress::Step,
     workspace::{self, cargo, find_program, target_dir},
 };
-
-// The same file decides for forwarder's build script, so both always agree.
-#[path = "../../../forwarder/build/bpf_toolchain.rs"]
-mod bpf_toolchain;
-
-use bpf_toolchain::BpfToolchain;
 
 /// Debian's rustc with a compiled `core` for BPF; it lives in /usr/bin and leaves rustup alone.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
@@ -128,20 +123,42 @@ pub(crate) fn bpf_clippy(ready: &Ready) -> Result<Command> {
     Ok(clippy)
 }
 
-/// Makes sure that `cargo deny` exists.
-pub(crate) fn ensure_cargo_deny() -> Result<()> {
-    if has_cargo_deny() {
-        return Ok(());
-    }
-    let step = Step::begin("Building cargo-deny (some minutes)");
-    step.run(cargo().args(["install", "--locked", "cargo-deny"]))?;
-    step.done();
-    Ok(())
+/// A command of cargo's that comes from crates.io.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subcommand {
+    /// Licences and sources of dependencies.
+    Deny,
+    /// Dependencies that nothing uses.
+    Machete,
+    /// libFuzzer.
+    Fuzz,
 }
 
-/// Whether `cargo deny` exists.
-pub(crate) fn has_cargo_deny() -> bool {
-    runs(cargo().args(["deny", "--version"]))
+impl Subcommand {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Machete => "machete",
+            Self::Fuzz => "fuzz",
+        }
+    }
+
+    /// Whether cargo has it.
+    pub(crate) fn exists(self) -> bool {
+        runs(cargo().args([self.name(), "--version"]))
+    }
+
+    /// Makes sure that cargo has it.
+    pub(crate) fn ensure(self) -> Result<()> {
+        if self.exists() {
+            return Ok(());
+        }
+        let package = format!("cargo-{}", self.name());
+        let step = Step::begin(format!("Building {package} (some minutes)"));
+        step.run(cargo().args(["install", "--locked", &package]))?;
+        step.done();
+        Ok(())
+    }
 }
 
 fn runs(command: &mut Command) -> bool {

@@ -22,6 +22,7 @@ pub(crate) const TARGETS: [(&str, &[&str]); 3] = [
             "prefixes::every_protocol_both_ways",
             "programs::every_program_loads",
             "sweep::expired_flows_vanish_and_make_room_without_any_process",
+            "two_cpus::no_flow_is_mixed_with_another_and_nothing_is_left_behind",
         ],
     ),
 ];

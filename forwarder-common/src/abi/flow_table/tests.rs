@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, vec::Vec};
 
 use super::*;
 
-fn seeds(from: u64) -> [u64; 10] {
+pub(in crate::abi) fn seeds(from: u64) -> [u64; 10] {
     let mut state = from;
     [0; 10].map(|_: u64| {
         // splitmix64 (G. Steele, D. Lea, C. Flood, 2014).
@@ -16,7 +16,7 @@ fn seeds(from: u64) -> [u64; 10] {
     })
 }
 
-fn key4(n: u32) -> FlowKey<V4> {
+pub(in crate::abi) fn key4(n: u32) -> FlowKey<V4> {
     FlowKey {
         src: (0x0a00_0000 + (n >> 15)).to_be(),
         dst: 0xc633_6401_u32.to_be(),
@@ -26,7 +26,7 @@ fn key4(n: u32) -> FlowKey<V4> {
     }
 }
 
-fn key6(n: u32) -> FlowKey<V6> {
+pub(in crate::abi) fn key6(n: u32) -> FlowKey<V6> {
     let key = key4(n);
     let FlowKey { src_port, dst_port, protocol, .. } = key;
     FlowKey { src: [1, 2, 3, key.src], dst: [1, 2, 3, key.dst], src_port, dst_port, protocol }
@@ -53,7 +53,7 @@ fn without_place<A: Slotted>(hash: &FlowHash, count: u32, key: fn(u32) -> FlowKe
 fn a_full_table_has_a_place_for_all() {
     const ENTRIES: u32 = 1 << 17;
     for from in 0..2 {
-        let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0 };
+        let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0, buckets: 0, unused: 0 };
         assert_eq!(hash.mask + 1, 2 * ENTRIES);
         let (v4, v6) = (without_place(&hash, ENTRIES, key4), without_place(&hash, ENTRIES, key6));
         assert!(v4 <= 1 && v6 <= 1, "{v4} and {v6} without a place");
@@ -68,7 +68,8 @@ fn no_seeds_are_bad() {
     const SEEDS: u64 = 3000;
     let without: Vec<u32> = (0..SEEDS)
         .map(|from| {
-            let hash = FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0 };
+            let hash =
+                FlowHash { seeds: seeds(from), mask: FlowHash::slots(ENTRIES) - 1, used: 0, buckets: 0, unused: 0 };
             without_place(&hash, ENTRIES, key4) + without_place(&hash, ENTRIES, key6)
         })
         .collect();
@@ -78,7 +79,7 @@ fn no_seeds_are_bad() {
 
 #[test]
 fn every_part_of_the_key_counts() {
-    let hash = FlowHash { seeds: seeds(7), mask: u32::MAX, used: 0 };
+    let hash = FlowHash { seeds: seeds(7), mask: u32::MAX, used: 0, buckets: 0, unused: 0 };
     let key = key6(1);
     let [s, d] = [0, 1].map(|which| {
         [0, 1, 2, 3].map(|word| {
@@ -156,5 +157,35 @@ fn a_place_is_a_word() {
         Place { index: 0x0102_0304, distance: 7, tag: Tag::of(0x0811) },
     ] {
         assert_eq!(Place::unpack(place.pack()), place);
+    }
+}
+
+/// Every tag at every distance.
+#[test]
+fn every_place_is_a_word() {
+    for tag in 0..=0xffff {
+        for distance in 0..REACH {
+            for index in [0, 1, 0x5555_5555, u32::MAX] {
+                let place = Place { index, distance, tag: Tag::of(tag) };
+                assert_eq!(Place::unpack(place.pack()), place);
+            }
+        }
+    }
+}
+
+/// Every word that a slot can have, save what it says of neighbours, some of which are tried.
+#[test]
+fn every_free_slot_can_be_claimed_and_settled() {
+    for low in (0..=0xffff).filter(|low| Tag::of(*low).is_free()) {
+        for neighbours in [0, near(0), near(14) | WENT_ON, !0xffff] {
+            let word = low | neighbours;
+            let claimed = Tag::claimed(word);
+            assert_eq!(claimed & !0xffff, neighbours);
+            assert!(Tag::of(claimed).is_of(Tag::BUSY) && Tag::of(claimed) != Tag::of(word | Tag::BUSY));
+            for protocol in 0..0x7ff {
+                let settled = claimed & Tag::settled(protocol);
+                assert_eq!((settled & !0xffff, Tag::of(settled).is_of(protocol)), (neighbours, true));
+            }
+        }
     }
 }

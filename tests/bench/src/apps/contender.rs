@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use forwarder_lab::{Family, Offloads, Spawned, Topology};
-use nix::time::{ClockId, clock_gettime};
 
+use super::ends::Server;
 use super::load;
 use super::relay::Relay;
-use super::server::Server;
 use crate::cpu;
 use crate::forwarding::{self, Forwarder};
 use crate::rules::{Rules, Source};
@@ -109,7 +108,7 @@ pub(super) struct Carrier {
     /// What clients connect to.
     pub(super) server: SocketAddr,
     forwarder: Option<Forwarder>,
-    _server: Server,
+    home: Server,
     _relay: Option<Spawned>,
     // Last: everything else ends before it.
     pub(super) net: Topology,
@@ -128,6 +127,11 @@ impl Carrier {
             host.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
             host.sysctl("net.ipv4.tcp_tw_reuse", "1")?;
         }
+        // What a connection leaves behind for the next one to the same host (round-trip time, how far packets overtake each
+        // other) would have each contender go on for all rounds as it happened to begin.
+        for host in [&net.client, &net.forwarder, &net.home] {
+            host.sysctl("net.ipv4.tcp_no_metrics_save", "1")?;
+        }
         let server = Server::start(&net.home, backend)?;
         let rules = Rules::new("tcp", listen, backend, 1, 1);
         let (mut forwarder, mut relay) = (None, None);
@@ -144,14 +148,13 @@ impl Carrier {
         let target = if contender == Contender::Kernel { backend } else { listen };
         let said = || relay.as_ref().map_or_else(String::new, |relay| format!("; it said: {}", relay.output()));
         net.client.enter(|| load::wait_for(target))?.with_context(|| format!("it does not serve{}", said()))?;
-        Ok(Self { contender, server: target, forwarder, _server: server, _relay: relay, net })
+        Ok(Self { contender, server: target, forwarder, home: server, _relay: relay, net })
     }
 
-    /// CPU time so far of all that carries: this process, which is client, server and, on their time, the kernel; whatever
-    /// runs in the forwarder's namespace; and the kernel's packet threads.
+    /// CPU time so far of all that carries, but for the clients, who tell their own: the server and, on its time, the
+    /// kernel; whatever runs in the forwarder's namespace; and the kernel's packet threads.
     pub(super) fn cpu_time(&self) -> Result<Duration> {
-        let own = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).context("cannot read this process's clock")?;
-        Ok(Duration::from(own) + relay_time(&self.net)? + cpu::packet_threads_time())
+        Ok(self.home.cpu_time()? + relay_time(&self.net)? + cpu::packet_threads_time())
     }
 
     /// Makes sure that forwarder carried the connections by the hook that this row is about, and not the kernel.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use super::Load;
+use super::ends::Done;
 use super::server::{self, ANSWER_BYTES, DOWNLOAD, NUMBER_BYTES, REQUEST, REQUEST_BYTES, UPLOAD};
 
 /// Connections of full load, each with one request at a time.
@@ -20,39 +22,66 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that went over in some time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moved {
-    pub(super) bytes: u64,
-    pub(super) took: Duration,
+struct Moved {
+    bytes: u64,
+    took: Duration,
 }
 
 impl Moved {
-    pub(super) fn gigabits_per_second(self) -> f64 {
-        self.bytes as f64 * 8e-9 / self.took.as_secs_f64()
+    fn done(self) -> Done {
+        let gigabits_per_second = self.bytes as f64 * 8e-9 / self.took.as_secs_f64();
+        Done { values: vec![gigabits_per_second], bytes: self.bytes, cpu: Duration::ZERO }
     }
 }
 
 /// How long each exchange took, shortest first.
 #[derive(Clone, Debug)]
-pub(super) struct Exchanges {
+struct Exchanges {
     sorted: Vec<Duration>,
-    pub(super) took: Duration,
+    took: Duration,
 }
 
 impl Exchanges {
-    pub(super) fn per_second(&self) -> f64 {
+    /// Their rate, and how long they took.
+    fn rate_and_times(&self) -> Done {
+        let mut done = self.times();
+        done.values.insert(0, self.per_second());
+        done
+    }
+
+    /// How long they took.
+    fn times(&self) -> Done {
+        let percentiles = [0.5, 0.99, 0.999].map(|share| self.percentile(share));
+        Done { values: percentiles.to_vec(), bytes: 0, cpu: Duration::ZERO }
+    }
+
+    fn per_second(&self) -> f64 {
         self.sorted.len() as f64 / self.took.as_secs_f64()
     }
 
     /// The time that this share of all exchanges took at most, in microseconds: exact, from all of them.
-    pub(super) fn percentile(&self, share: f64) -> f64 {
+    fn percentile(&self, share: f64) -> f64 {
         let rank = (self.sorted.len() as f64 * share).ceil().max(1.0) as usize;
         self.sorted.get(rank - 1).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
     }
 }
 
-/// Sends as much as goes through for so long, on one connection.
-pub(super) fn upload(to: SocketAddr, duration: Duration) -> Result<Moved> {
+/// Puts this load on the server for so long.
+pub(super) fn run(load: Load, server: SocketAddr, duration: Duration) -> Result<Done> {
+    Ok(match load {
+        Load::Bulk => upload(server, duration, false)?.done(),
+        Load::BulkNodelay => upload(server, duration, true)?.done(),
+        Load::Both => both(server, duration)?.done(),
+        Load::Full => full(server, duration)?.rate_and_times(),
+        Load::Fresh => fresh(server, duration)?.rate_and_times(),
+        Load::Light => light(server, duration)?.times(),
+    })
+}
+
+/// Sends as much as goes through for so long, on one connection. Whether with `TCP_NODELAY` decides much, whoever forwards.
+fn upload(to: SocketAddr, duration: Duration, nodelay: bool) -> Result<Moved> {
     let mut stream = connect(to)?;
+    stream.set_nodelay(nodelay)?;
     let begun = Instant::now();
     stream.write_all(&[UPLOAD])?;
     let sent = server::give(&mut stream, duration).context("sending")?;
@@ -74,17 +103,17 @@ fn download(from: SocketAddr, duration: Duration) -> Result<Moved> {
 }
 
 /// Both at the same time, on a connection each.
-pub(super) fn both(server: SocketAddr, duration: Duration) -> Result<Moved> {
+fn both(server: SocketAddr, duration: Duration) -> Result<Moved> {
     let (up, down) = thread::scope(|scope| {
         let down = scope.spawn(|| download(server, duration));
-        (upload(server, duration), down.join().map_err(|_| anyhow!("a client died")))
+        (upload(server, duration, false), down.join().map_err(|_| anyhow!("a client died")))
     });
     let (up, down) = (up?, down??);
     Ok(Moved { bytes: up.bytes + down.bytes, took: up.took.max(down.took) })
 }
 
 /// Many connections that stay; each sends its next request as soon as it has its answer.
-pub(super) fn full(server: SocketAddr, duration: Duration) -> Result<Exchanges> {
+fn full(server: SocketAddr, duration: Duration) -> Result<Exchanges> {
     let client = |begun: Instant| -> Result<Vec<Duration>> {
         let mut stream = connect(server)?;
         let mut times = Vec::new();
@@ -97,7 +126,7 @@ pub(super) fn full(server: SocketAddr, duration: Duration) -> Result<Exchanges> 
 }
 
 /// A connection for each request.
-pub(super) fn fresh(server: SocketAddr, duration: Duration) -> Result<Exchanges> {
+fn fresh(server: SocketAddr, duration: Duration) -> Result<Exchanges> {
     let client = |begun: Instant| -> Result<Vec<Duration>> {
         let mut times = Vec::new();
         while begun.elapsed() < duration {
@@ -112,7 +141,7 @@ pub(super) fn fresh(server: SocketAddr, duration: Duration) -> Result<Exchanges>
 }
 
 /// One connection, with a request now and then.
-pub(super) fn light(server: SocketAddr, duration: Duration) -> Result<Exchanges> {
+fn light(server: SocketAddr, duration: Duration) -> Result<Exchanges> {
     let client = |begun: Instant| -> Result<Vec<Duration>> {
         let mut stream = connect(server)?;
         let mut times: Vec<Duration> = Vec::new();

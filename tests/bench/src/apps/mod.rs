@@ -1,6 +1,7 @@
 //! Applications: what connections of ordinary programs get, over kernel TCP, next to what else could carry them.
 
 mod contender;
+mod ends;
 mod load;
 mod relay;
 mod server;
@@ -11,19 +12,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use self::contender::{Carrier, Contender};
+pub(crate) use self::ends::End;
 use self::relay::Relay;
 use crate::progress::Progress;
 use crate::selection::Selection;
 use crate::statistics::Summary;
 
 /// What clients do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Load {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Load {
     Bulk,
+    BulkNodelay,
     Both,
     Full,
     Fresh,
@@ -34,11 +38,12 @@ enum Load {
 type Metric = (&'static str, &'static str);
 
 impl Load {
-    const ALL: [Self; 5] = [Self::Bulk, Self::Both, Self::Full, Self::Fresh, Self::Light];
+    const ALL: [Self; 6] = [Self::Bulk, Self::BulkNodelay, Self::Both, Self::Full, Self::Fresh, Self::Light];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Bulk => "bulk",
+            Self::BulkNodelay => "bulk-nodelay",
             Self::Both => "both",
             Self::Full => "full",
             Self::Fresh => "fresh",
@@ -48,7 +53,7 @@ impl Load {
 
     const fn metrics(self) -> &'static [Metric] {
         match self {
-            Self::Bulk => &[("gbps", "bulk Gbit/s"), ("cpu-s-per-gb", "CPU s/GB")],
+            Self::Bulk | Self::BulkNodelay => &[("gbps", "bulk Gbit/s"), ("cpu-s-per-gb", "CPU s/GB")],
             Self::Both => &[("gbps", "both ways Gbit/s")],
             Self::Full => {
                 &[("per-second", "requests/s"), ("p50-us", "p50 µs"), ("p99-us", "p99 µs"), ("p999-us", "p99.9 µs")]
@@ -62,29 +67,13 @@ impl Load {
 
     /// One measurement: a value for each metric.
     fn measure(self, carrier: &Carrier, duration: Duration) -> Result<Vec<f64>> {
-        let server = carrier.server;
-        let run = |load: fn(_, _) -> Result<load::Exchanges>| carrier.net.client.enter(|| load(server, duration))?;
-        match self {
-            Self::Bulk => {
-                let before = carrier.cpu_time()?;
-                let moved = carrier.net.client.enter(|| load::upload(server, duration))??;
-                let cpu = carrier.cpu_time()?.saturating_sub(before);
-                Ok(vec![moved.gigabits_per_second(), cpu.as_secs_f64() / (moved.bytes as f64 * 1e-9)])
-            }
-            Self::Both => {
-                let moved = carrier.net.client.enter(|| load::both(server, duration))??;
-                Ok(vec![moved.gigabits_per_second()])
-            }
-            Self::Full | Self::Fresh => {
-                let exchanges = run(if self == Self::Full { load::full } else { load::fresh })?;
-                let percentiles = [0.5, 0.99, 0.999].map(|share| exchanges.percentile(share));
-                Ok([&[exchanges.per_second()][..], &percentiles].concat())
-            }
-            Self::Light => {
-                let exchanges = run(load::light)?;
-                Ok([0.5, 0.99, 0.999].map(|share| exchanges.percentile(share)).to_vec())
-            }
+        let before = carrier.cpu_time()?;
+        let mut done = ends::load(&carrier.net.client, self, carrier.server, duration)?;
+        if matches!(self, Self::Bulk | Self::BulkNodelay) {
+            let cpu = done.cpu + carrier.cpu_time()?.saturating_sub(before);
+            done.values.push(cpu.as_secs_f64() / (done.bytes as f64 * 1e-9));
         }
+        Ok(done.values)
     }
 }
 
@@ -172,8 +161,11 @@ pub(crate) fn run(plan: &Plan, binary: &Path, peers: &Path, progress: &Progress)
         carriers.push(Carrier::build(contender, binary, peers)?);
     }
     let mut measured: BTreeMap<String, Vec<Vec<f64>>> = BTreeMap::new();
+    let mut rows = plan.rows.clone();
     for round in 1..=plan.rounds {
-        for (load, contender) in &plan.rows {
+        // Everybody comes after everybody else: what one leaves behind in caches is for another in turn.
+        rows.reverse();
+        for (load, contender) in &rows {
             let name = name(*load, *contender);
             progress.show(format!("Applications: round {round} of {}: {name}", plan.rounds));
             if let Some(carrier) = carriers.iter().find(|carrier| carrier.contender == *contender) {
@@ -248,6 +240,7 @@ impl Load {
     const fn title(self) -> &'static str {
         match self {
             Self::Bulk => "one connection, bytes one way",
+            Self::BulkNodelay => "the same, the sender with TCP_NODELAY",
             Self::Both => "two connections, bytes both ways",
             Self::Full => "full load: 32 connections, 128-byte requests, 1 KiB answers",
             Self::Fresh => "a connection for each request, 8 clients",

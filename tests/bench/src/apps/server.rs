@@ -8,14 +8,10 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use forwarder_lab::Host;
-use nix::sys::socket::shutdown;
 
 pub(super) const REQUEST: u8 = b'R';
 pub(super) const UPLOAD: u8 = b'U';
@@ -35,40 +31,33 @@ const PERIOD: usize = 251;
 /// A multiple of the period.
 const BLOCK: usize = PERIOD * 512;
 
-/// A serving server. Dropped, it takes no more connections.
-pub(super) struct Server(Arc<TcpListener>);
-
-impl Server {
-    pub(super) fn start(host: &Host, address: SocketAddr) -> Result<Self> {
-        let listener = host.enter(|| TcpListener::bind(address))?;
-        let listener = Arc::new(listener.with_context(|| format!("cannot listen on {address}"))?);
-        for _ in 0..SERVED {
-            let listener = Arc::clone(&listener);
-            let serve = move || {
-                while let Ok((stream, _)) = listener.accept() {
-                    // The client notices if something goes wrong, and says so.
-                    let _ = serve(stream);
-                }
-            };
-            thread::Builder::new().stack_size(STACK).spawn(serve).context("cannot start a serving thread")?;
+/// Serves on this address, from when `ready` is called until it fails.
+pub(super) fn serve(address: SocketAddr, ready: impl FnOnce()) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let serve = || {
+        while let Ok((stream, _)) = listener.accept() {
+            // The client notices if something goes wrong, and says so.
+            let _ = serve_one(stream);
         }
-        Ok(Self(listener))
-    }
+    };
+    thread::scope(|scope| -> Result<()> {
+        for _ in 0..SERVED {
+            let builder = thread::Builder::new().stack_size(STACK);
+            builder.spawn_scoped(scope, serve).context("cannot start a serving thread")?;
+        }
+        ready();
+        Ok(())
+    })
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Wakes the threads that wait for connections; if it fails, they end with the process.
-        let _ = shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Both);
-    }
-}
-
-fn serve(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+fn serve_one(mut stream: TcpStream) -> io::Result<()> {
     let mut purpose = [0];
     stream.read_exact(&mut purpose)?;
     match purpose {
-        [REQUEST] => answer(&mut stream),
+        [REQUEST] => {
+            stream.set_nodelay(true)?;
+            answer(&mut stream)
+        }
         [UPLOAD] => {
             let received = take(&mut stream)?;
             stream.write_all(&received.to_be_bytes())

@@ -1,0 +1,81 @@
+//! Which rule names an endpoint: what this CPU has found before, and the look-up for what it has not.
+//!
+//! Kept in a direct-mapped table of [`Meaning`]s, each of which says in which generation of the rules it is true. That is one
+//! line of memory that no other CPU writes, in place of a look-up in the kernel's hash, or in a trie after it. Endpoints
+//! that share a place push each other out, which costs the look-up.
+
+use core::{hint::black_box, ptr};
+
+use forwarder_common::{
+    abi::{Endpoint, Meaning},
+    address::{Address, V4, V6},
+    decide,
+};
+
+use crate::{
+    maps::{MEANINGS, Maps, MapsV4, MapsV6, SETTINGS},
+    routing::Routed,
+    sockets::Sockets,
+    tables::KernelTables,
+};
+
+/// Where an endpoint's [`Meaning`] is kept: ports in a row do not get in each other's way.
+#[inline(always)]
+fn index<A: Address>(endpoint: &Endpoint<A>) -> u32 {
+    let side_and_protocol = u32::from(endpoint.side) << 9 ^ u32::from(endpoint.protocol) << 2;
+    (endpoint.address.mix() ^ u32::from(u16::from_be(endpoint.port)) ^ side_and_protocol) & (MEANINGS - 1)
+}
+
+/// The slot of the rule that names an endpoint in this generation, 0 for none.
+#[inline(always)]
+pub(crate) fn slot_of<M: FoundOnce>(endpoint: &Endpoint<M::Address>, generation: u32) -> u32 {
+    let Some(kept) = M::meanings().get_ptr_mut(index(endpoint)) else { return 0 };
+    // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it run to
+    // completion one after the other.
+    let known = unsafe { &mut *kept };
+    if known.generation == generation && known.endpoint == *endpoint {
+        return known.slot;
+    }
+    let slot = M::find(endpoint, generation);
+    *known = Meaning { endpoint: *endpoint, generation, slot };
+    slot
+}
+
+/// Finds it in the maps of rules. The settings are read by this function, so after the generation: a flag that says where to
+/// look is set before the generation begins in which it matters, and what is found is kept for all of that.
+#[inline(always)]
+fn find<M: Routed + Sockets>(endpoint: &Endpoint<M::Address>, generation: u32) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return 0 };
+    decide::find_slot(&KernelTables::<M>::of_rules(settings, generation), endpoint)
+}
+
+/// [`find`] as a BPF global function: the verifier looks at it once, by itself. Linux 6.1 gives up if it follows all ways
+/// through two look-ups in the same program, with those that are known already.
+pub(crate) trait FoundOnce: Maps {
+    fn find(endpoint: &Endpoint<Self::Address>, generation: u32) -> u32;
+}
+
+macro_rules! found_once {
+    ($maps:ty, $address:ty, $find:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $find(endpoint: *const Endpoint<$address>, generation: u32) -> u32 {
+            // SAFETY: null, or an endpoint: the verifier sees to it at each call.
+            match unsafe { endpoint.as_ref() } {
+                // A copy of its own: Linux 6.1 takes no key for a map from memory that a global function was given.
+                Some(endpoint) => find::<$maps>(&black_box(*endpoint), generation),
+                None => 0,
+            }
+        }
+
+        impl FoundOnce for $maps {
+            #[inline(always)]
+            fn find(endpoint: &Endpoint<$address>, generation: u32) -> u32 {
+                $find(ptr::from_ref(endpoint), generation)
+            }
+        }
+    };
+}
+
+found_once!(MapsV4, V4, find_slot_v4);
+found_once!(MapsV6, V6, find_slot_v6);
