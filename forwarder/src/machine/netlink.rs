@@ -2,7 +2,9 @@
 //!
 //! Never from `/sys/class/net`: that shows the network namespace `/sys` was mounted in, not the one we are in.
 
+mod clsact;
 mod fallback;
+mod neighbours;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,15 +21,15 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp},
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
         rule::{RuleAttribute, RuleMessage},
-        tc::{TcAttribute, TcHandle},
     },
 };
 
 use super::{Interface, Kernel, Machine, sysctl};
+pub use clsact::remove_unused_clsact;
 pub use fallback::{FallbackRoute, remove_fallback_route};
+pub use neighbours::Neighbour;
 
 /// An interface as far as attaching to it is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,15 +42,6 @@ pub struct Link {
     pub xdp_program: Option<u32>,
     /// Queues for receiving; the interface of a bond or a bridge has one.
     pub receive_queues: u32,
-}
-
-/// A neighbour that has a link address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
-    /// Where frames for it go.
-    pub link_address: [u8; 6],
-    /// Whether it has said so recently; for a permanent entry, whether somebody has.
-    pub confirmed: bool,
 }
 
 /// A connection to rtnetlink in the network namespace of the calling process.
@@ -211,81 +204,6 @@ impl Netlink {
         }
     }
 
-    /// What the kernel knows of a neighbour; none if that has no link address.
-    pub async fn neighbour(&self, index: u32, address: IpAddr) -> Result<Option<Neighbour>> {
-        let version = if address.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
-        let mut all = self.handle.neighbours().get().set_family(version).execute();
-        let mut found = None;
-        while let Some(message) = all.try_next().await.context("cannot list the neighbours over netlink")? {
-            let is_it = |attribute: &NeighbourAttribute| match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(its)) => address == *its,
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(its)) => address == *its,
-                _ => false,
-            };
-            if message.header.ifindex == index && message.attributes.iter().any(is_it) {
-                found = neighbour(&message);
-            }
-        }
-        Ok(found)
-    }
-
-    /// Makes the kernel ask a neighbour whether it is there; `known` is what is known of it.
-    pub async fn ask_neighbour(&self, index: u32, address: IpAddr, known: Option<Neighbour>) -> Result<()> {
-        let request = self.handle.neighbours().add(index, address).replace();
-        // As `ip neighbour change … nud probe` and `ip neighbour replace … use` do it.
-        let request = if known.is_some() {
-            request.state(NeighbourState::Probe)
-        } else {
-            request.state(NeighbourState::None).flags(NeighbourFlags::Use)
-        };
-        request.execute().await.with_context(|| format!("cannot make the kernel ask for {address}"))
-    }
-
-    /// Whether the interface has a `clsact` qdisc, the old way to attach TC programs.
-    pub async fn has_clsact(&self, index: u32) -> Result<bool> {
-        let index = i32::try_from(index).context("an interface index above 2^31")?;
-        let mut qdiscs = self.handle.qdisc().get().index(index).ingress().execute();
-        while let Some(qdisc) = qdiscs.try_next().await.context("cannot list qdiscs over netlink")? {
-            let is_clsact = qdisc
-                .attributes
-                .iter()
-                .any(|attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "clsact"));
-            if qdisc.header.index == index && is_clsact {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether any filter hangs on the `clsact` qdisc of the interface, in either direction.
-    pub async fn has_clsact_filters(&self, index: u32) -> Result<bool> {
-        let index = i32::try_from(index).context("an interface index above 2^31")?;
-        let filters = || self.handle.traffic_filter(index);
-        for request in [filters().get().ingress(), filters().get().egress()] {
-            let found = request.execute().try_next().await;
-            if found.context("cannot list traffic control filters over netlink")?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether a filter of this priority hangs on the ingress of the interface.
-    pub async fn has_ingress_filter(&self, index: u32, priority: u16) -> Result<bool> {
-        let index = i32::try_from(index).context("an interface index above 2^31")?;
-        let filters: Vec<_> = self
-            .handle
-            .traffic_filter(index)
-            .get()
-            .ingress()
-            .execute()
-            .try_collect()
-            .await
-            .context("cannot list traffic control filters over netlink")?;
-        // The upper half of `tcm_info` is the priority, the lower the protocol.
-        Ok(filters.iter().any(|filter| filter.header.info >> 16 == u32::from(priority)))
-    }
-
     /// Lets an interface receive what is for any multicast group, or no more; whether it was otherwise before. One that is
     /// not there is nothing to change.
     async fn set_all_multicast(&self, name: &str, on: bool) -> Result<bool> {
@@ -305,16 +223,6 @@ impl Netlink {
         let done = self.handle.link().set(message).execute().await;
         done.with_context(|| format!("cannot switch all-multicast mode of {name}"))?;
         Ok(true)
-    }
-
-    /// Removes the `clsact` qdisc of the interface, with every filter on it.
-    pub async fn remove_clsact(&self, index: u32) -> Result<()> {
-        let index = i32::try_from(index).context("an interface index above 2^31")?;
-        let mut request = self.handle.qdisc().del(index);
-        let message = request.message_mut();
-        message.header.parent = TcHandle::CLSACT;
-        message.header.handle = TcHandle { major: 0xffff, minor: 0 };
-        request.execute().await.context("cannot remove the clsact qdisc")
     }
 }
 
@@ -364,19 +272,6 @@ pub(crate) fn link(message: &LinkMessage) -> Link {
         }
     }
     link
-}
-
-fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
-    let confirmed = match message.header.state {
-        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,
-        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => false,
-        _ => return None,
-    };
-    let link_address = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(address) => address.as_slice().try_into().ok(),
-        _ => None,
-    });
-    Some(Neighbour { link_address: link_address?, confirmed })
 }
 
 /// The interface's own address: on point-to-point links `Address` is the peer's.
@@ -454,16 +349,6 @@ fn local_port_range() -> Result<(u16, u16)> {
         (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
         _ => anyhow::bail!("{FILE} says {text:?}, not two ports"),
     }
-}
-
-/// Removes the `clsact` qdisc of an interface unless somebody's filter hangs on it.
-pub fn remove_unused_clsact(index: u32) -> Result<()> {
-    by_itself(async move |netlink| {
-        if netlink.has_clsact(index).await? && !netlink.has_clsact_filters(index).await? {
-            netlink.remove_clsact(index).await?;
-        }
-        Ok(())
-    })
 }
 
 /// Lets an interface receive what is for any multicast group, or no more; whether it was otherwise before. One that is not
