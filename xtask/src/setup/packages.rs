@@ -49,10 +49,10 @@ pub(crate) const RUN_TOOLS: &[Tool] = &[
     // Who tells a program what the NAT that it is behind is like.
     tool("turnserver", "coturn"),
     tool("turnutils_natdiscovery", "coturn"),
-    // What answers on a line, and who asks.
-    tool("dnsmasq", "dnsmasq-base"),
     tool("aiosmtpd", "python3-aiosmtpd"),
-    tool("dig", "bind9-dnsutils"),
+    // Who asks for a neighbour, and tells hosts of their prefix.
+    tool("arping", "arping"),
+    tool("radvd", "radvd"),
     // A tunnel, where the kernel has no WireGuard.
     tool("wg-quick", "wireguard-tools"),
     tool("wireguard-go", "wireguard-go"),
@@ -74,6 +74,7 @@ pub(crate) const GUEST_TOOLS: &[Tool] = &[
 pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     let mut missing: Vec<&str> =
         tools.iter().filter(|tool| find_program(tool.program).is_none()).map(|tool| tool.package).collect();
+    missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
@@ -116,7 +117,8 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Packages that bring a service which would start at once and at every boot: only their programs are wanted.
-const SERVICES: [(&str, &str); 2] = [("coturn", "coturn.service"), ("openssh-server", "ssh.service")];
+const SERVICES: [(&str, &str); 3] =
+    [("coturn", "coturn.service"), ("openssh-server", "ssh.service"), ("radvd", "radvd.service")];
 
 /// Keeps services from starting while their packages are installed; where that is over, they do not start by
 /// themselves, but can be started.
