@@ -13,17 +13,17 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long to wait for an event that must come: 10 s, or `FORWARDER_LAB_PATIENCE` seconds (emulated machines are slow).
+/// How long to wait for an event that must come: 30 s, or `FORWARDER_LAB_PATIENCE` seconds (emulated machines are slow).
 /// Nobody waits this long when all is well.
 pub fn patience() -> Duration {
     let seconds = env::var("FORWARDER_LAB_PATIENCE").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(10))
+    Duration::from_secs(seconds.unwrap_or(30))
 }
 
-/// How long to wait for an answer that must not come: a tenth of [`patience`]. Always waited for in full, so where anything
+/// How long to wait for an answer that must not come: a thirtieth of [`patience`]. Always waited for in full, so where anything
 /// else can be sent that shows the same (see `Capture::until`), that is better.
 pub fn silence() -> Duration {
-    patience() / 10
+    patience() / 30
 }
 
 /// A serving thread. Dropping it tells the thread to stop, and waits until it has.
