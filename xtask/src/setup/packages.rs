@@ -104,7 +104,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     // The package lists of a fresh machine are empty or old, those of most others are good: refresh them only if needed.
     if step.run(apt_get("install").args(&packages)).is_err() {
         step.run(&mut apt_get("update"))?;
-        step.run(apt_get("install").args(&packages)).with_context(|| {
+        step.run(apt_get("install").args(&packages).args(in_step(&packages))).with_context(|| {
             format!(
                 "Debian packages could not be installed: {list}. They are those of Debian 12 with its security updates \
                  (bookworm-security)"
@@ -114,6 +114,31 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     drop(kept_from_starting);
     step.done();
     Ok(())
+}
+
+/// Packages with another one that may be there from a later release of Debian, and then keeps them out: it goes back to the
+/// version that they have, and nothing has to be removed.
+const COMPANIONS: [(&str, &str); 1] = [("qemu-system-x86", "qemu-utils")];
+
+/// What else to tell apt-get so that the companions of `packages` are in step with them.
+fn in_step(packages: &[&str]) -> Vec<String> {
+    let mut arguments = Vec::new();
+    for (package, companion) in COMPANIONS {
+        if packages.contains(&package)
+            && is_installed(companion)
+            && let Some(version) = candidate(package)
+        {
+            arguments.extend(["--allow-downgrades".to_owned(), format!("{companion}={version}")]);
+        }
+    }
+    arguments
+}
+
+/// The version of a package that would be installed.
+fn candidate(package: &str) -> Option<String> {
+    let shown = Command::new("apt-cache").args(["show", "--no-all-versions", package]).output().ok()?;
+    let text = String::from_utf8(shown.stdout).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Version: ")).map(str::to_owned)
 }
 
 /// Packages that bring a service which would start at once and at every boot: only their programs are wanted.
