@@ -3,7 +3,7 @@
 use crate::{
     abi::Rewrite,
     checksum::Delta,
-    packet::{ChecksumChange, Packet},
+    packet::{ChecksumChange, Packet, word_of},
     parse::{Family, Parsed, Transport},
     wire::{icmp, tcp, udp},
 };
@@ -34,9 +34,7 @@ pub fn apply<F: Family>(
                 transport: ports,
                 zero_is_none,
             })?;
-            let [s0, s1] = rewrite.src_port.to_ne_bytes();
-            let [d0, d1] = rewrite.dst_port.to_ne_bytes();
-            packet.write(at, [s0, s1, d0, d1])?;
+            packet.set_words(at, [word_of([rewrite.src_port, rewrite.dst_port])])?;
         }
         Transport::EchoRequest | Transport::EchoReply => {
             let pseudo_header = if F::ECHO_HAS_PSEUDO_HEADER { addresses } else { Delta::NONE };

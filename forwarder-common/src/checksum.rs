@@ -27,6 +27,18 @@ pub(crate) const fn halves(word: u32) -> u32 {
     (word & 0xffff) + (word >> 16)
 }
 
+/// The sum of the 16-bit words in a few of 32 bits, each as loaded from the wire. Added up whole, with the carries kept above
+/// (RFC 1071 section 2C), and then halved once.
+#[inline(always)]
+pub(crate) fn sum_of_words<const N: usize>(words: [u32; N]) -> u32 {
+    let mut sum = 0;
+    for word in words {
+        sum += u64::from(word);
+    }
+    // Both halves are less than 2^32 each, and the upper is only the number of carries.
+    halves(sum as u32) + halves((sum >> 32) as u32)
+}
+
 /// Whether the words of which this is the sum, their checksum among them, are as they were sent (RFC 1071 section 1).
 #[inline(always)]
 pub(crate) const fn is_intact(sum: u32) -> bool {

@@ -2,13 +2,53 @@
 
 use crate::{checksum::Delta, mss};
 
+/// The two halves of a word, in their order on the wire, each as loaded from there.
+#[inline(always)]
+pub(crate) const fn pair_of(word: u32) -> [u16; 2] {
+    if cfg!(target_endian = "little") { [word as u16, (word >> 16) as u16] } else { [(word >> 16) as u16, word as u16] }
+}
+
+/// The word of which these are the halves, in their order on the wire.
+#[inline(always)]
+pub(crate) const fn word_of([first, second]: [u16; 2]) -> u32 {
+    let (low, high) = if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
+    low as u32 | (high as u32) << 16
+}
+
 /// Access to one packet's bytes. XDP, TC and a byte slice in tests implement it.
 pub trait Packet {
     /// `N` bytes at `offset`, or `None` where the packet is too short (or, on a hook, that part out of reach).
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// `N` words of four bytes at `offset`, each as loaded from the wire; `None` as for [`Self::read`]. Of words, the
+    /// compiler takes the bytes that are asked for; from bytes, it makes no words again. (Hooks override this, to look for
+    /// the packet's end once.)
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        let mut at = offset;
+        for word in &mut words {
+            *word = u32::from_ne_bytes(self.read(at)?);
+            at += 4;
+        }
+        Some(words)
+    }
+
     /// Overwrites `N` bytes at `offset`; `None` and nothing written where they do not all exist.
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Overwrites `N` words at `offset`, as [`Self::words`] loads them; `None` and nothing written where they do not all
+    /// exist. (Hooks override this, too.)
+    #[inline(always)]
+    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        self.words::<N>(offset)?;
+        let mut at = offset;
+        for word in words {
+            self.write(at, word.to_ne_bytes())?;
+            at += 4;
+        }
+        Some(())
+    }
 
     /// Length in bytes from offset 0, also of the part that cannot be read directly.
     fn length(&self) -> usize;

@@ -15,6 +15,8 @@ pub mod ethernet {
 
     /// Length of the header without tags.
     pub const LEN: usize = EthHdr::LEN;
+    /// Offset of the type.
+    pub const TYPE: usize = LEN - 2;
     /// Ethertype of IPv4, network order as loaded.
     pub const IPV4: u16 = EtherType::Ipv4 as u16;
     /// Ethertype of IPv6, network order as loaded.
@@ -77,8 +79,6 @@ pub mod ipv6 {
     pub const PAYLOAD_LENGTH: usize = offset_of!(Ipv6Hdr, payload_len);
     /// Next header.
     pub const NEXT_HEADER: usize = offset_of!(Ipv6Hdr, next_hdr);
-    /// Hop limit.
-    pub const HOP_LIMIT: usize = offset_of!(Ipv6Hdr, hop_limit);
     /// Source address; the destination follows.
     pub const SOURCE: usize = offset_of!(Ipv6Hdr, src_addr);
 

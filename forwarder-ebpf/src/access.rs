@@ -17,9 +17,9 @@ pub(crate) trait Bounds {
     fn bounds(&self) -> (usize, usize);
 }
 
-/// A pointer to `N` bytes of the packet that exist.
+/// A pointer to `N` units of `UNIT` bytes of the packet that exist.
 #[inline(always)]
-fn at<const N: usize>(context: &impl Bounds, offset: usize) -> Option<*mut u8> {
+fn at<const UNIT: usize, const N: usize>(context: &impl Bounds, offset: usize) -> Option<*mut u8> {
     if offset > LARGEST_OFFSET {
         return None;
     }
@@ -30,7 +30,7 @@ fn at<const N: usize>(context: &impl Bounds, offset: usize) -> Option<*mut u8> {
     let mut after = first;
     // SAFETY: an addition in registers.
     unsafe {
-        asm!("{after} += {length}", after = inlateout(reg) after, length = const N, options(pure, nomem, nostack));
+        asm!("{after} += {length}", after = inlateout(reg) after, length = const UNIT * N, options(pure, nomem, nostack));
     };
     if after > end {
         return None;
@@ -40,17 +40,32 @@ fn at<const N: usize>(context: &impl Bounds, offset: usize) -> Option<*mut u8> {
 
 #[inline(always)]
 fn read<const N: usize>(context: &impl Bounds, offset: usize) -> Option<[u8; N]> {
-    let pointer = at::<N>(context, offset)?;
+    let pointer = at::<1, N>(context, offset)?;
     // SAFETY: `at` has just compared the last of the `N` bytes with the packet's end; nothing else runs on this
     // packet meanwhile.
     Some(unsafe { words::load(pointer) })
 }
 
 #[inline(always)]
+fn words<const N: usize>(context: &impl Bounds, offset: usize) -> Option<[u32; N]> {
+    let pointer = at::<4, N>(context, offset)?;
+    // SAFETY: as for `read`.
+    Some(unsafe { words::load_each(pointer) })
+}
+
+#[inline(always)]
 fn write<const N: usize>(context: &impl Bounds, offset: usize, bytes: [u8; N]) -> Option<()> {
-    let pointer = at::<N>(context, offset)?;
+    let pointer = at::<1, N>(context, offset)?;
     // SAFETY: as for `read`; the kernel has made this part of the packet private to the program (XDP) or does so
     // before the program starts when it writes directly (TC).
     unsafe { words::store(pointer, bytes) };
+    Some(())
+}
+
+#[inline(always)]
+fn set_words<const N: usize>(context: &impl Bounds, offset: usize, words: [u32; N]) -> Option<()> {
+    let pointer = at::<4, N>(context, offset)?;
+    // SAFETY: as for `write`.
+    unsafe { words::store_each(pointer, words) };
     Some(())
 }

@@ -22,17 +22,18 @@ use crate::{
 pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
     record(Hook::Xdp, verdict);
     count::at_xdp(verdict.outcome);
+    // All that XDP forwards, and first: a kind is a call away.
+    if verdict.outcome == Outcome::Forwarded {
+        if packet.write(0, verdict.hop.link_addresses).is_none() {
+            return xdp_action::XDP_ABORTED;
+        }
+        // SAFETY: a helper without pointers.
+        return unsafe { bpf_redirect(verdict.hop.interface, 0) as u32 };
+    }
     match verdict.outcome.kind() {
         Kind::Pass => xdp_action::XDP_PASS,
-        // Only TC answers.
-        Kind::Drop | Kind::Hold | Kind::Answer => xdp_action::XDP_DROP,
-        Kind::Forward => {
-            if packet.write(0, verdict.hop.link_addresses).is_none() {
-                return xdp_action::XDP_ABORTED;
-            }
-            // SAFETY: a helper without pointers.
-            unsafe { bpf_redirect(verdict.hop.interface, 0) as u32 }
-        }
+        // Only TC gives a packet to the neighbour code, and only TC answers.
+        Kind::Forward | Kind::Drop | Kind::Hold | Kind::Answer => xdp_action::XDP_DROP,
     }
 }
 
@@ -58,13 +59,17 @@ pub(crate) fn tc(
     if verdict.hop.line != 0 {
         packet.mark_steered();
     }
-    let sent = match verdict.outcome.kind() {
-        // Not a final answer: other programs and filters on the interface have their turn.
-        Kind::Pass => Some(TC_ACT_UNSPEC),
-        Kind::Drop | Kind::Hold => Some(TC_ACT_SHOT),
-        Kind::Forward if verdict.outcome == Outcome::Forwarded => transmit(packet, &verdict.hop, network, ethertype),
-        Kind::Answer if verdict.hop.is_known() => transmit(packet, &verdict.hop, network, ethertype),
-        Kind::Forward | Kind::Answer => by_neighbour(packet, &verdict.hop, router, network, ethertype),
+    // Most packets, and first: a kind is a call away.
+    let sent = if verdict.outcome == Outcome::Forwarded {
+        transmit(packet, &verdict.hop, network, ethertype)
+    } else {
+        match verdict.outcome.kind() {
+            // Not a final answer: other programs and filters on the interface have their turn.
+            Kind::Pass => Some(TC_ACT_UNSPEC),
+            Kind::Drop | Kind::Hold => Some(TC_ACT_SHOT),
+            Kind::Answer if verdict.hop.is_known() => transmit(packet, &verdict.hop, network, ethertype),
+            Kind::Forward | Kind::Answer => by_neighbour(packet, &verdict.hop, router, network, ethertype),
+        }
     };
     let Some(action) = sent else {
         count::at_tc(Hook::Tc, packet, Outcome::DropError);

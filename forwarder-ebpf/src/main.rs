@@ -73,15 +73,19 @@ fn fast_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut 
     action::xdp(&mut packet, &verdict)
 }
 
+/// Of a frame's second word, what says which station it is for.
+const OF_STATION: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+
 /// The ethertype of a frame for this station. XDP sees every frame on the wire.
 #[inline(always)]
 fn ethertype(packet: &XdpPacket) -> Result<u16, Outcome> {
-    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, t0, t1] =
-        packet.read::<{ ethernet::LEN }>(0).ok_or(Outcome::Malformed)?;
-    if [d0, d1, d2, d3, d4, d5] != INTERFACE_MAC.load() {
+    let [first, second] = packet.words(0).ok_or(Outcome::Malformed)?;
+    let ethertype = packet.read(ethernet::TYPE).ok_or(Outcome::Malformed)?;
+    let ours = INTERFACE_MAC.load();
+    if [first, second & OF_STATION] != ours {
         return Err(Outcome::NotForUs);
     }
-    Ok(u16::from_ne_bytes([t0, t1]))
+    Ok(u16::from_ne_bytes(ethertype))
 }
 
 /// The complete path, on the ingress of an Ethernet device.

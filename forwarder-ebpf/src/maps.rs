@@ -27,9 +27,9 @@ use crate::held::{Held, MARKS, Place, RINGS, SLOTS};
 /// much longer to verify, serve all interfaces, and look that up.
 #[unsafe(no_mangle)]
 pub(crate) static INTERFACE_SLOT: Global<u32> = Global::new(0);
-/// Likewise its MAC address.
+/// Likewise its MAC address, as the first two words of a frame for it are loaded, without what is the sender's.
 #[unsafe(no_mangle)]
-pub(crate) static INTERFACE_MAC: Global<[u8; 6]> = Global::new([0; 6]);
+pub(crate) static INTERFACE_MAC: Global<[u32; 2]> = Global::new([0; 2]);
 /// Set by tests: 1 to write `LAST_VERDICT`.
 #[unsafe(no_mangle)]
 pub(crate) static RECORD: Global<u8> = Global::new(0);

@@ -115,7 +115,7 @@ fn at_once<P: Path>(context: *mut __sk_buff) -> i32 {
     let mut packet = TcPacket::of(context);
     let tables = tables::<P>(context, settings);
     let verdict = fast::process::<P::Family, _>(&mut packet, &tables, P::NETWORK, At::Tc);
-    if verdict.outcome.kind() == Kind::Pass {
+    if verdict.outcome != Outcome::Forwarded && verdict.outcome.kind() == Kind::Pass {
         return UNDECIDED;
     }
     // Nobody is asked for a neighbour: the next hop is known.

@@ -99,6 +99,23 @@ fn half_of_every_sum_twice_is_the_sum() {
     }
 }
 
+/// Words whose sum carries from one half into the other, and out of 32 bits.
+#[test]
+fn words_of_32_bits_sum_up_like_their_halves() {
+    const EDGES: [u32; 8] = [0, 1, 0xffff, 0x1_0000, 0x1234_fedc, 0xffff_0000, 0xffff_fffe, 0xffff_ffff];
+    for first in EDGES {
+        for second in EDGES {
+            for third in EDGES {
+                let words = [first, second, third, first ^ third, !second];
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let sum = Delta(fold(sum_of_words(words)));
+                // Both zeros are the same sum.
+                assert_eq!(sum.checksum() % 0xffff, field(&bytes) % 0xffff, "{words:x?}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn changes_equal_summing_again(

@@ -9,8 +9,8 @@ use super::{
 use crate::{
     abi::{DatagramKey, FlowKey, Rewrite},
     address::{Address, V4},
-    checksum::{Delta, halves, is_intact},
-    packet::Packet,
+    checksum::{Delta, is_intact, sum_of_words},
+    packet::{Packet, pair_of, word_of},
     steer::Addressed,
     verdict::Outcome,
     wire::{ethernet, ipv4, protocol},
@@ -46,10 +46,18 @@ impl Header4 {
     }
 }
 
+/// A TTL of 1 in a word with the protocol, which stands behind it.
+pub(super) const ONE_HOP: u16 = u16::from_ne_bytes([1, 0]);
+/// What the header's checksum changes by with it (RFC 1624 section 3): whatever the word is, its complement and what is one less
+/// add up to this. For TTLs above 0, the only ones that are forwarded.
+pub(super) const ONE_HOP_LESS: Delta = Delta::word(ONE_HOP, 0);
+
 #[inline(always)]
 pub(super) fn header4(packet: &impl Packet, network: usize) -> Result<Header4, Outcome> {
-    let [vihl, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] =
-        packet.read::<{ ipv4::LEN }>(network).ok_or(Outcome::Malformed)?;
+    let [first, second, third, src, dst] = packet.words(network).ok_or(Outcome::Malformed)?;
+    let [vihl, _, l0, l1] = first.to_ne_bytes();
+    let [i0, i1, f0, f1] = second.to_ne_bytes();
+    let [ttl, protocol, _, _] = third.to_ne_bytes();
     let header_length = (vihl & 0x0f) as usize * 4;
     let total_length = u16::from_be_bytes([l0, l1]);
     if vihl >> 4 != 4 || header_length < ipv4::LEN || (total_length as usize) < header_length {
@@ -58,12 +66,7 @@ pub(super) fn header4(packet: &impl Packet, network: usize) -> Result<Header4, O
     if packet.length() < network + total_length as usize {
         return Err(Outcome::Malformed);
     }
-    let (src, dst) = (V4::from_ne_bytes([s0, s1, s2, s3]), V4::from_ne_bytes([d0, d1, d2, d3]));
-    let sum = halves(u32::from_ne_bytes([vihl, tos, l0, l1]))
-        + halves(u32::from_ne_bytes([i0, i1, f0, f1]))
-        + halves(u32::from_ne_bytes([ttl, protocol, c0, c1]))
-        + halves(src)
-        + halves(dst);
+    let sum = sum_of_words([first, second, third, src, dst]);
     Ok(Header4 {
         header_length,
         total_length,
@@ -173,13 +176,10 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &Rewrite<V4>) -> Option<()> {
         // TTL, protocol, checksum and both addresses are neighbours: one read, one write.
-        let [ttl, protocol, c0, c1] = packet.read(network + ipv4::TTL)?;
-        let less = ttl.wrapping_sub(1);
-        // RFC 1624, with the TTL as the first byte of a word whose second byte stays.
-        let hop = Delta::word(u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes([less, protocol]));
-        let [c0, c1] = Delta(rewrite.address_delta).and(hop).apply(u16::from_ne_bytes([c0, c1])).to_ne_bytes();
-        let [s0, s1, s2, s3] = rewrite.src.to_ne_bytes();
-        let [d0, d1, d2, d3] = rewrite.dst.to_ne_bytes();
-        packet.write(network + ipv4::TTL, [less, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
+        let [word] = packet.words(network + ipv4::TTL)?;
+        let [ttl_and_protocol, checksum] = pair_of(word);
+        let checksum = Delta(rewrite.address_delta).and(ONE_HOP_LESS).apply(checksum);
+        let word = word_of([ttl_and_protocol.wrapping_sub(ONE_HOP), checksum]);
+        packet.set_words(network + ipv4::TTL, [word, rewrite.src, rewrite.dst])
     }
 }

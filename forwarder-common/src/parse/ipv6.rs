@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     abi::{DatagramKey, FlowKey, Rewrite},
-    address::{Address, V6, wire_bytes},
+    address::{Address, V6},
     packet::Packet,
     steer::Addressed,
     verdict::Outcome,
@@ -17,6 +17,9 @@ use crate::{
 /// How many extension headers are stepped over; a packet with more is not forwarded (RFC 8504 section 5.3 lets a
 /// node limit them).
 pub(crate) const MOST_EXTENSION_HEADERS: usize = 6;
+
+/// A hop limit of 1, in the word that it is the last byte of. Only more than that is forwarded.
+const ONE_HOP: u32 = u32::from_ne_bytes([0, 0, 0, 1]);
 
 /// The fixed part of an IPv6 header.
 pub(super) struct Header6 {
@@ -41,8 +44,7 @@ pub(crate) fn words(bytes: [u8; 16]) -> V6 {
 #[inline(always)]
 pub(super) fn fixed_header6(packet: &impl Packet, network: usize) -> Result<Header6, Outcome> {
     let [vcf, _, _, _, l0, l1, next_header, hop_limit] = packet.read(network).ok_or(Outcome::Malformed)?;
-    let src = packet.read(network + ipv6::SOURCE).ok_or(Outcome::Malformed)?;
-    let dst = packet.read(network + ipv6::SOURCE + 16).ok_or(Outcome::Malformed)?;
+    let [s0, s1, s2, s3, d0, d1, d2, d3] = packet.words(network + ipv6::SOURCE).ok_or(Outcome::Malformed)?;
     let mut payload_length = u16::from_be_bytes([l0, l1]) as usize;
     // A packet that the kernel will cut may be longer than the field can say, and then says 0 (BIG TCP).
     if payload_length == 0 && packet.segment_payload() != 0 {
@@ -51,7 +53,7 @@ pub(super) fn fixed_header6(packet: &impl Packet, network: usize) -> Result<Head
     if vcf >> 4 != 6 || packet.length() < network + ipv6::LEN + payload_length {
         return Err(Outcome::Malformed);
     }
-    Ok(Header6 { payload_length, next_header, hop_limit, src: words(src), dst: words(dst) })
+    Ok(Header6 { payload_length, next_header, hop_limit, src: [s0, s1, s2, s3], dst: [d0, d1, d2, d3] })
 }
 
 #[inline(always)]
@@ -174,9 +176,10 @@ impl Family for Ipv6 {
 
     #[inline(always)]
     fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &Rewrite<V6>) -> Option<()> {
-        let [hop_limit] = packet.read(network + ipv6::HOP_LIMIT)?;
-        packet.write(network + ipv6::HOP_LIMIT, [hop_limit.wrapping_sub(1)])?;
-        packet.write(network + ipv6::SOURCE, wire_bytes(rewrite.src))?;
-        packet.write(network + ipv6::SOURCE + 16, wire_bytes(rewrite.dst))
+        // The hop limit ends the word before the addresses: one read, one write.
+        let [word] = packet.words(network + ipv6::SOURCE - 4)?;
+        let less = word.wrapping_sub(ONE_HOP);
+        let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (rewrite.src, rewrite.dst);
+        packet.set_words(network + ipv6::SOURCE - 4, [less, s0, s1, s2, s3, d0, d1, d2, d3])
     }
 }

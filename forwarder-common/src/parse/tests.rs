@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    checksum::Delta,
     test_packet::{Body, NETWORK, Segmented, TestPacket, at, flags, internet_checksum},
     test_world::{TestFamily, World, both_families},
 };
@@ -24,6 +25,16 @@ both_families!(
     any_bytes_are_read_without_a_panic,
     plain_and_walk_agree_on_mutated_packets,
 );
+
+/// For every TTL that is forwarded, and every protocol.
+#[test]
+fn one_hop_less_changes_the_header_checksum_by_the_same() {
+    for [ttl, protocol] in (1..=255).flat_map(|ttl| (0..=255).map(move |protocol| [ttl, protocol])) {
+        let (old, new) = (u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes([ttl - 1, protocol]));
+        assert_eq!(old - crate::parse::ipv4::ONE_HOP, new);
+        assert_eq!(Delta::word(old, new), crate::parse::ipv4::ONE_HOP_LESS, "{ttl} {protocol}");
+    }
+}
 
 type Read<F> = Result<Parsed<<F as Family>::Address>, Outcome>;
 

@@ -2,7 +2,7 @@
 
 use super::Parsed;
 use crate::{
-    packet::Packet,
+    packet::{Packet, pair_of},
     verdict::Outcome,
     wire::{icmp, protocol, sctp, tcp, udp},
 };
@@ -81,25 +81,27 @@ pub(super) fn transport(
     }
     match protocol {
         protocol::TCP => {
-            let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, _, flags, ..] =
-                packet.read::<{ tcp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            let sequence = u32::from_be_bytes([q0, q1, q2, q3]);
-            let acknowledgment = u32::from_be_bytes([a0, a1, a2, a3]);
+            let [ports, sequence, acknowledgment, flags, _] = packet.words(offset).ok_or(Outcome::Malformed)?;
+            let [src_port, dst_port] = pair_of(ports);
+            let [_, flags, _, _] = flags.to_ne_bytes();
+            let (sequence, acknowledgment) = (u32::from_be(sequence), u32::from_be(acknowledgment));
             Ok(TransportHeader {
                 kind: Transport::Tcp,
-                src_port: u16::from_ne_bytes([s0, s1]),
-                dst_port: u16::from_ne_bytes([d0, d1]),
+                src_port,
+                dst_port,
                 tcp: TcpFields { flags, sequence, acknowledgment },
             })
         }
         // All three have ports first and a checksum over them and the addresses at the same place.
         protocol::UDP | protocol::UDP_LITE | protocol::DCCP => {
-            let [s0, s1, d0, d1, ..] = packet.read::<{ udp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            Ok(TransportHeader::new(Transport::Udp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+            let [ports, _] = packet.words(offset).ok_or(Outcome::Malformed)?;
+            let [src_port, dst_port] = pair_of(ports);
+            Ok(TransportHeader::new(Transport::Udp, src_port, dst_port))
         }
         protocol::ICMP | protocol::ICMPV6 => {
-            let [kind, _, _, _, i0, i1, ..] = packet.read::<{ icmp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            let identifier = u16::from_ne_bytes([i0, i1]);
+            let [kind, identifier] = packet.words(offset).ok_or(Outcome::Malformed)?;
+            let [identifier, _] = pair_of(identifier);
+            let [kind, _, _, _] = kind.to_ne_bytes();
             match (protocol, kind) {
                 (
                     protocol::ICMP,
@@ -119,8 +121,9 @@ pub(super) fn transport(
             }
         }
         protocol::SCTP => {
-            let [s0, s1, d0, d1, ..] = packet.read::<{ sctp::LEN }>(offset).ok_or(Outcome::Malformed)?;
-            Ok(TransportHeader::new(Transport::Sctp, u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])))
+            let [ports, _, _] = packet.words(offset).ok_or(Outcome::Malformed)?;
+            let [src_port, dst_port] = pair_of(ports);
+            Ok(TransportHeader::new(Transport::Sctp, src_port, dst_port))
         }
         // AH authenticates the addresses (RFC 4302 section 3.3.3); protocol 0 inside is no protocol.
         protocol::AH | 0 => Err(Outcome::Untranslatable),

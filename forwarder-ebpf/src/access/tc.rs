@@ -13,7 +13,7 @@ use forwarder_common::{
     parse::LAST_OFFSET,
 };
 
-use super::{Bounds, read, sum, write};
+use super::{Bounds, read, set_words, sum, words, write};
 
 /// Linear bytes that the core may want to read: Ethernet, IPv6, some extension headers, TCP with its options.
 const HEADERS: u32 = 160;
@@ -149,8 +149,18 @@ impl Packet for TcPacket {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        words(self, offset)
+    }
+
+    #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         write(self, offset, bytes)
+    }
+
+    #[inline(always)]
+    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        set_words(self, offset, words)
     }
 
     #[inline(always)]

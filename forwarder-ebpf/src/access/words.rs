@@ -66,6 +66,8 @@ macro_rules! for_each_word {
 
 /// The most bytes that are moved at once.
 const MOST: usize = 47;
+/// The most words that [`load_each`] loads and [`store_each`] stores.
+const MOST_WORDS: usize = 9;
 
 /// Loads `N` bytes.
 ///
@@ -88,6 +90,37 @@ pub(super) unsafe fn load<const N: usize>(pointer: *const u8) -> [u8; N] {
     bytes
 }
 
+/// Loads `N` words of four bytes, each by itself: what is used of them is then taken from registers.
+///
+/// # Safety
+/// All of their bytes exist.
+#[inline(always)]
+pub(super) unsafe fn load_each<const N: usize>(pointer: *const u8) -> [u32; N] {
+    const { assert!(N <= MOST_WORDS, "more words than are listed") };
+    let mut words = [0; N];
+    macro_rules! step {
+        ($($index:literal)*) => {$(
+            if let Some(place) = words.get_mut($index) {
+                let word: u32;
+                // SAFETY: the caller's promise covers every one of the `N` words. Into the lower half of a register,
+                // which makes the upper one zero, as the compiler then knows.
+                unsafe {
+                    asm!(
+                        "{word} = *(u32 *)({pointer} + {offset})",
+                        pointer = in(reg) pointer,
+                        offset = const 4 * $index,
+                        word = lateout(wreg) word,
+                        options(pure, readonly, nostack),
+                    );
+                }
+                *place = word;
+            }
+        )*};
+    }
+    step!(0 1 2 3 4 5 6 7 8);
+    words
+}
+
 /// Stores `N` bytes.
 ///
 /// # Safety
@@ -104,4 +137,22 @@ pub(super) unsafe fn store<const N: usize>(pointer: *mut u8, bytes: [u8; N]) {
         };
     }
     for_each_word!(N, step);
+}
+
+/// Stores `N` words of four bytes.
+///
+/// # Safety
+/// All of their bytes exist and may be written.
+#[inline(always)]
+pub(super) unsafe fn store_each<const N: usize>(pointer: *mut u8, words: [u32; N]) {
+    const { assert!(N <= MOST_WORDS, "more words than are listed") };
+    macro_rules! step {
+        ($($index:literal)*) => {$(
+            if let Some(&word) = words.get($index) {
+                // SAFETY: the caller's promise covers every one of the `N` words.
+                unsafe { store_word!(pointer, "u32", 4 * $index, word) };
+            }
+        )*};
+    }
+    step!(0 1 2 3 4 5 6 7 8);
 }

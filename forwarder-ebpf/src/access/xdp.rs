@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use forwarder_common::packet::Packet;
 
-use super::{Bounds, read, write};
+use super::{Bounds, read, set_words, words, write};
 
 /// The packet of an XDP context.
 pub(crate) struct XdpPacket {
@@ -47,8 +47,18 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        words(self, offset)
+    }
+
+    #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         write(self, offset, bytes)
+    }
+
+    #[inline(always)]
+    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        set_words(self, offset, words)
     }
 
     #[inline(always)]

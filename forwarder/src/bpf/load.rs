@@ -70,9 +70,12 @@ pub fn open_object(bytes: &[u8], pins: &Path, sizes: &Sizes, globals: Globals) -
         loader.map_max_entries(name, *entries);
     }
     let record = u8::from(globals.record);
+    let [m0, m1, m2, m3, m4, m5] = globals.mac;
+    // The two words that the program compares with.
+    let mac = [m0, m1, m2, m3, m4, m5, 0, 0];
     loader
         .override_global("INTERFACE_SLOT", &globals.slot, true)
-        .override_global("INTERFACE_MAC", &globals.mac, true)
+        .override_global("INTERFACE_MAC", &mac, true)
         .override_global("RECORD", &record, false)
         .override_global(aya_log::LEVEL, &globals.log_level, false);
     loader.load(bytes).map_err(|error| match error {
