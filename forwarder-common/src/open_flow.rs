@@ -9,7 +9,7 @@ use crate::{
     flow_state::FlowState,
     mapping,
     parse::{Parsed, Transport},
-    tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
+    tables::{At, Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
     verdict::Outcome,
     wire::tcp,
 };
@@ -27,13 +27,14 @@ pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 /// Not inlined: a stack frame of its own, which packets of flows that exist do not pay for.
 ///
 /// # Errors
-/// Why the packet is dropped; then no flow was entered.
+/// Why the packet is dropped; then no flow was entered. At XDP nothing was counted either: TC tries again.
 #[inline(never)]
 pub fn open_flow<A: Address, T: Tables<A>>(
     tables: &T,
     parsed: &Parsed<A>,
     rule: &Rule<A>,
     draft: &mut Draft<A>,
+    at: At,
 ) -> Result<(), Outcome> {
     if !begins(parsed) {
         return Err(Outcome::Stray);
@@ -57,7 +58,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     draft.flow.packets = 1;
     draft.flow.bytes = parsed.length.into();
     let tries = if parsed.source_port_is_ours_to_choose() { ALL_TRIES } else { 1 };
-    let mut reservation = Reservation { tables, parsed, draft, ours, found: Err(Outcome::DropNoPort) };
+    let mut reservation = Reservation { tables, parsed, draft, ours, at, found: Err(Outcome::DropNoPort) };
     tables.repeat(tries, &mut reservation);
     let Reservation { draft, found, .. } = reservation;
     found?;
@@ -113,19 +114,24 @@ struct Reservation<'t, A, T> {
     draft: &'t mut Draft<A>,
     /// The source address is one of ours, so that its ports are shared with this machine's sockets.
     ours: bool,
+    at: At,
     found: Result<(), Outcome>,
 }
 
 impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
     #[inline(always)]
     fn step(&mut self, attempt: u32) -> Repeat {
-        let Self { tables, parsed, draft, ours, found } = self;
+        let Self { tables, parsed, draft, ours, at, found } = self;
         let Some(port) = candidate(*tables, parsed, attempt, *ours) else { return Repeat::Again };
         draft.flow.rewrite.src_port = port;
         draft.flow.rewrite.port_delta =
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
         if *ours && is_of_socket(*tables, &draft.peer_key) {
+            if *at == At::Xdp {
+                *found = Err(Outcome::ToTc);
+                return Repeat::Done;
+            }
             tables.count(draft.flow.counter, Event::PortClash);
             return Repeat::Again;
         }

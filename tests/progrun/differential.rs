@@ -10,12 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use forwarder::reconcile::RunningTables;
 use forwarder_common::abi::{Flow, FlowKey, Layout, NextHopState, Slotted, next_hop_flags};
 use forwarder_common::address::{V4, V6};
-use forwarder_common::fast;
 use forwarder_common::icmp_error::Embeds;
 use forwarder_common::parse::{Ipv4, Ipv6};
 use forwarder_common::steps;
 use forwarder_common::tables::memory::{Memory, MemoryAddress};
-use forwarder_common::tables::{At, Hop};
+use forwarder_common::tables::Hop;
 use forwarder_common::verdict::{Kind, Outcome, Verdict};
 use forwarder_lab::Family;
 
@@ -113,7 +112,7 @@ fn core<F: Embeds<Address: Named>>(memory: &Memory<F::Address>, hook: Hook, fram
     let mut bytes = frame.to_vec();
     let mut packet = bytes.as_mut_slice();
     let verdict = match hook {
-        Hook::Xdp => fast::process::<F, _>(&mut packet, memory, NETWORK, At::Xdp),
+        Hook::Xdp => steps::xdp::<F, _>(&mut packet, memory, NETWORK),
         Hook::Tc => steps::tc::<F, _>(&mut packet, memory, NETWORK),
     };
     // The pieces that waited are handed in; those of the test run end up nowhere.

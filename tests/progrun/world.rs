@@ -209,7 +209,7 @@ impl World {
         let globals = Globals { slot: 0, mac, log_level: 0, record: true };
         let mut bpf = load::open_object(object, pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
         attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, load::TC).unwrap();
-        attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
+        attach::pin_program(load::xdp(&mut bpf, 0).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
         load::fill_free_slots(&mut bpf, compiled.sizes.flows).unwrap();
         load::seed_flow_tables(&mut bpf, &compiled.sizes).unwrap();
         // A run of the XDP program can name an interface as where its frame came from only if that runs XDP.
