@@ -62,7 +62,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     tables.repeat(tries, &mut reservation);
     let Reservation { draft, found, .. } = reservation;
     found?;
-    if enter_forward(tables, &parsed.key, draft)? {
+    if enter_forward(tables, &parsed.key, draft, Some(draft.places[0]))? {
         draft.decision = Decision::of_flow(&draft.flow);
         return Ok(());
     }
@@ -81,8 +81,9 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     draft: &Draft<A>,
+    place: Option<u64>,
 ) -> Result<bool, Outcome> {
-    let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
+    let Err(why) = insert(tables, key, &draft.flow, place) else {
         tables.count(draft.flow.counter, Event::FlowBegun);
         return Ok(true);
     };
@@ -92,6 +93,20 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
         tables.remove_embryonic(&draft.peer_key);
     }
     if why == NotInserted::Taken { Ok(false) } else { Err(Outcome::DropNoFlow) }
+}
+
+/// Enters one direction of a flow, at its place if that is known.
+#[inline(always)]
+fn insert<A: Address, T: Tables<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    flow: &Flow<A>,
+    place: Option<u64>,
+) -> Result<(), NotInserted> {
+    match place {
+        Some(place) => tables.insert_foreseen(key, flow, place),
+        None => tables.insert_embryonic(key, flow),
+    }
 }
 
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
@@ -127,6 +142,8 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
         draft.flow.rewrite.port_delta =
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+        let Draft { peer_key, places, .. } = &mut **draft;
+        tables.foresee(&parsed.key, peer_key, places);
         if *ours && is_of_socket(*tables, &draft.peer_key) {
             if *at == At::Xdp {
                 *found = Err(Outcome::ToTc);
@@ -139,7 +156,9 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             return Repeat::Again;
         }
         draft.peer.become_peer(&draft.flow, &parsed.key);
-        match enter_reply(*tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key) {
+        let [_, place] = draft.places;
+        let reply = (&draft.peer_key, &draft.peer);
+        match enter_reply(*tables, &parsed.key, reply, &mut draft.outgoing.other_key, Some(place)) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done
@@ -169,8 +188,9 @@ pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
     key: &FlowKey<A>,
     (reply_key, reply): (&FlowKey<A>, &Flow<A>),
     memory: &mut FlowKey<A>,
+    place: Option<u64>,
 ) -> Result<(), NotInserted> {
-    enter_embryonic_reply(tables, key, (reply_key, reply), memory)?;
+    enter_embryonic_reply(tables, key, (reply_key, reply), memory, place)?;
     if tables.established(reply_key).is_some() {
         tables.remove_embryonic(reply_key);
         return Err(NotInserted::Taken);
@@ -185,8 +205,9 @@ fn enter_embryonic_reply<A: Address, T: Tables<A>>(
     key: &FlowKey<A>,
     (reply_key, reply): (&FlowKey<A>, &Flow<A>),
     memory: &mut FlowKey<A>,
+    place: Option<u64>,
 ) -> Result<(), NotInserted> {
-    match tables.insert_embryonic(reply_key, reply) {
+    match insert(tables, reply_key, reply, place) {
         Err(NotInserted::Taken) => {}
         other => return other,
     }
