@@ -157,7 +157,7 @@ impl<A: Address, T: Tables<A>> Repeated for Allocation<'_, A, T> {
         }
         draft.peer.become_peer(&draft.flow, &draft.outgoing.key);
         let Draft { peer_key, peer, outgoing, .. } = &mut **draft;
-        match enter_reply(*tables, &outgoing.key, (peer_key, peer), &mut outgoing.other_key, None) {
+        match enter_reply(*tables, &outgoing.key, (peer_key, peer), &mut outgoing.other_key) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done

@@ -62,7 +62,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     tables.repeat(tries, &mut reservation);
     let Reservation { draft, found, .. } = reservation;
     found?;
-    if enter_forward(tables, &parsed.key, draft, Some(draft.places[0]))? {
+    if enter_forward(tables, &parsed.key, draft)? {
         draft.decision = Decision::of_flow(&draft.flow);
         return Ok(());
     }
@@ -81,9 +81,8 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
     draft: &Draft<A>,
-    place: Option<u64>,
 ) -> Result<bool, Outcome> {
-    let Err(why) = insert(tables, key, &draft.flow, place) else {
+    let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
         tables.count(draft.flow.counter, Event::FlowBegun);
         return Ok(true);
     };
@@ -93,20 +92,6 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
         tables.remove_embryonic(&draft.peer_key);
     }
     if why == NotInserted::Taken { Ok(false) } else { Err(Outcome::DropNoFlow) }
-}
-
-/// Enters one direction of a flow, at its place if that is known.
-#[inline(always)]
-fn insert<A: Address, T: Tables<A>>(
-    tables: &T,
-    key: &FlowKey<A>,
-    flow: &Flow<A>,
-    place: Option<u64>,
-) -> Result<(), NotInserted> {
-    match place {
-        Some(place) => tables.insert_foreseen(key, flow, place),
-        None => tables.insert_embryonic(key, flow),
-    }
 }
 
 /// Whether a client's packet may begin a flow. Not what ends a connection or answers: a RST, a SYN-ACK (as with
@@ -142,8 +127,6 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
         draft.flow.rewrite.port_delta =
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
-        let Draft { peer_key, places, .. } = &mut **draft;
-        tables.foresee(&parsed.key, peer_key, places);
         if *ours && is_of_socket(*tables, &draft.peer_key) {
             if *at == At::Xdp {
                 *found = Err(Outcome::ToTc);
@@ -156,9 +139,7 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             return Repeat::Again;
         }
         draft.peer.become_peer(&draft.flow, &parsed.key);
-        let [_, place] = draft.places;
-        let reply = (&draft.peer_key, &draft.peer);
-        match enter_reply(*tables, &parsed.key, reply, &mut draft.outgoing.other_key, Some(place)) {
+        match enter_reply(*tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done
@@ -188,9 +169,8 @@ pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
     key: &FlowKey<A>,
     (reply_key, reply): (&FlowKey<A>, &Flow<A>),
     memory: &mut FlowKey<A>,
-    place: Option<u64>,
 ) -> Result<(), NotInserted> {
-    enter_embryonic_reply(tables, key, (reply_key, reply), memory, place)?;
+    enter_embryonic_reply(tables, key, (reply_key, reply), memory)?;
     if tables.established(reply_key).is_some() {
         tables.remove_embryonic(reply_key);
         return Err(NotInserted::Taken);
@@ -205,9 +185,8 @@ fn enter_embryonic_reply<A: Address, T: Tables<A>>(
     key: &FlowKey<A>,
     (reply_key, reply): (&FlowKey<A>, &Flow<A>),
     memory: &mut FlowKey<A>,
-    place: Option<u64>,
 ) -> Result<(), NotInserted> {
-    match insert(tables, reply_key, reply, place) {
+    match tables.insert_embryonic(reply_key, reply) {
         Err(NotInserted::Taken) => {}
         other => return other,
     }

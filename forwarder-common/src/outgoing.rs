@@ -247,8 +247,8 @@ fn enter<A: Address, T: Tables<A>>(
     flow.bytes = 0;
     flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
     draft.peer.become_peer(&draft.flow, &parsed.key);
-    match enter_reply(tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key, None) {
-        Ok(()) => enter_forward(tables, &parsed.key, draft, None).map(|_ours| ()),
+    match enter_reply(tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key) {
+        Ok(()) => enter_forward(tables, &parsed.key, draft).map(|_ours| ()),
         Err(NotInserted::Taken) => Err(Outcome::DropNoPort),
         Err(NotInserted::Refused) => Err(Outcome::DropNoFlow),
     }

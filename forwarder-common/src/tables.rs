@@ -135,15 +135,6 @@ pub trait Tables<A> {
     fn may_be_new(&self, key: &FlowKey<A>) -> bool;
     /// Enters one direction of a new flow, unless the key is taken. The one that was not looked for the longest makes room.
     fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted>;
-    /// Says which flow is about to be entered, so that what that takes of memory is fetched while other things are done. Leaves
-    /// in `places`, of both directions, what [`Self::insert_foreseen`] wants.
-    #[inline(always)]
-    fn foresee(&self, _forward: &FlowKey<A>, _reply: &FlowKey<A>, _places: &mut [u64; 2]) {}
-    /// [`Self::insert_embryonic`] at a place that was foreseen for this key.
-    #[inline(always)]
-    fn insert_foreseen(&self, key: &FlowKey<A>, flow: &Flow<A>, _place: u64) -> Result<(), NotInserted> {
-        self.insert_embryonic(key, flow)
-    }
     /// Removes one direction of a new flow, if it is there.
     fn remove_embryonic(&self, key: &FlowKey<A>);
     /// Enters both directions of a flow into the protected table, and `forward` into the sweeper's list:
@@ -253,8 +244,6 @@ pub struct Draft<A> {
     pub peer: Flow<A>,
     /// The other direction's key.
     pub peer_key: FlowKey<A>,
-    /// Of both directions: [`Tables::foresee`].
-    pub places: [u64; 2],
     /// What becomes of the packet.
     pub decision: Decision<A>,
     /// Of an ICMP error.

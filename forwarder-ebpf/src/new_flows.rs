@@ -141,93 +141,34 @@ fn larger(mut one: u64, other: u64) -> u64 {
     one
 }
 
-/// Which way of a bucket makes room.
+/// Which way of a bucket makes room for a key. Never that of the same flow's other direction: where all ways are equally new,
+/// the second one to come would push out the first.
 #[inline(always)]
-fn way_to_take<M: Maps>(bucket: *mut Ways<M>, now: Ticks) -> u32 {
+fn way_to_take<M: Maps>(bucket: *mut Ways<M>, key: &Key<M>, now: Ticks) -> u32 {
     let mut first = 0;
     for way in 0..WAYS {
         // SAFETY: a word of an array value, valid while the program runs.
         let here = unsafe { mark::<M>(bucket, way).read_volatile() };
         first = larger(first, u64::from(Mark(here).precedence(now) * WAYS + way));
     }
-    first as u32 % WAYS
+    let way = first as u32 % WAYS;
+    // SAFETY: a slot of an array value; whoever has the lock is alone in writing its rewrite.
+    let is_peer = unsafe { (*slot::<M>(bucket, way)).flow.undoes(key) };
+    (way + u32::from(is_peer)) % WAYS
 }
 
-/// Where a flow will be entered: its bucket's number times [`WAYS`] and the way that makes room, as it looks now; and above
-/// that its mark.
+/// Enters a flow. Calls nothing but inlined functions while it holds the lock.
 #[inline(always)]
-const fn packed(index: u32, way: u32, entered: Mark) -> u64 {
-    (entered.0 as u64) << 32 | (index * WAYS + way) as u64
-}
-
-/// The place for a flow that is entered at once: nobody has looked for a way.
-#[inline(always)]
-pub(crate) fn place<M: Maps>(key: &Key<M>, now: Ticks) -> u64 {
-    let Some(hash) = FLOW_HASH.get(0) else { return u64::MAX };
+fn insert<M: Maps>(key: &Key<M>, flow: &Flow<M::Address>, now: Ticks) -> u32 {
+    let Some(hash) = FLOW_HASH.get(0) else { return REFUSED };
     let (index, entered) = hash.bucket(key, now);
-    packed(index, 0, entered) | ANY_WAY
-}
-
-/// Of a place: which way is not known. Above the number of any bucket.
-const ANY_WAY: u64 = 1 << 31;
-
-/// Reads a word that is wanted later: the CPU fetches its line of memory, and goes on meanwhile.
-#[inline(always)]
-fn fetch<T>(memory: *mut T) {
-    // SAFETY: an aligned word of an array value, valid while the program runs; nothing is decided by it.
-    unsafe { memory.cast::<u32>().read_volatile() };
-}
-
-/// The place for a flow whose bucket is there already, and fetches its slot.
-#[inline(always)]
-fn foresee_one<M: Maps>(index: u32, entered: Mark) -> u64 {
-    let Some(bucket) = M::embryonic().get_ptr_mut(index) else { return u64::MAX };
-    let way = way_to_take::<M>(bucket, entered.time());
-    let slot = slot::<M>(bucket, way);
-    fetch(slot);
-    // SAFETY: a field's address within an array value.
-    fetch(unsafe { &raw mut (*slot).flow.bytes });
-    packed(index, way, entered)
-}
-
-/// Fetches what entering both directions of a flow takes, all that can be known of at once: each wait for memory is as long as
-/// the rest of it.
-#[inline(always)]
-fn foresee<M: Maps>(forward: &Key<M>, reply: &Key<M>, now: Ticks, places: &mut [u64; 2]) {
-    let Some(hash) = FLOW_HASH.get(0) else { return };
-    let (reply_bucket, reply_mark) = hash.bucket(reply, now);
-    if let Some(bucket) = M::embryonic().get_ptr_mut(reply_bucket) {
-        fetch(bucket);
-    }
-    // Whether it is there is asked once the flow is entered.
-    if let Some(home) = M::flows().get_ptr_mut(hash.home(reply)) {
-        fetch(home);
-    }
-    let (forward_bucket, forward_mark) = hash.bucket(forward, now);
-    *places = [foresee_one::<M>(forward_bucket, forward_mark), foresee_one::<M>(reply_bucket, reply_mark)];
-}
-
-/// Enters a flow at its place. Calls nothing but inlined functions while it holds the lock.
-#[inline(always)]
-fn insert<M: Maps>(key: &Key<M>, flow: &Flow<M::Address>, place: u64) -> u32 {
-    let (index, entered) = ((place & !ANY_WAY) as u32 / WAYS, Mark((place >> 32) as u32));
     let Some(bucket) = M::embryonic().get_ptr_mut(index) else { return REFUSED };
     let Some(lock) = NEW_FLOW_LOCKS.get_ptr_mut(index % LOCKS) else { return REFUSED };
     // SAFETY: a lock in a value of a map with BTF; released below, on every way.
     unsafe { bpf_spin_lock(&raw mut (*lock).lock) };
     let taken = way_of::<M>(bucket, entered, key) < WAYS;
     if !taken {
-        let mut way = place as u32 % WAYS;
-        // SAFETY: a word of an array value, valid while the program runs.
-        let here = Mark(unsafe { mark::<M>(bucket, way).read_volatile() });
-        if place & ANY_WAY != 0 || here.is_new(entered.time()) {
-            way = way_to_take::<M>(bucket, entered.time());
-        }
-        // Never that of the same flow's other direction: where all ways are equally new, the second one to come would push out
-        // the first.
-        // SAFETY: a slot of an array value; whoever has the lock is alone in writing its rewrite.
-        let is_peer = unsafe { (*slot::<M>(bucket, way)).flow.undoes(key) };
-        let way = (way + u32::from(is_peer)) % WAYS;
+        let way = way_to_take::<M>(bucket, key, now);
         let mark = mark::<M>(bucket, way);
         let slot = slot::<M>(bucket, way);
         // SAFETY: words of an array value, valid while the program runs; whoever has the lock is alone in writing them, but
@@ -270,9 +211,9 @@ fn remove<M: Maps>(key: &Key<M>) {
 
 /// Enters one direction of a flow, unless its key is taken.
 #[inline(always)]
-pub(crate) fn enter<M: LockedTable>(key: &Key<M>, flow: &Flow<M::Address>, place: u64) -> Result<(), NotInserted> {
+pub(crate) fn enter<M: LockedTable>(key: &Key<M>, flow: &Flow<M::Address>, now: Ticks) -> Result<(), NotInserted> {
     use_table(used::EMBRYONIC);
-    match M::insert(key, flow, place) {
+    match M::insert(key, flow, now) {
         ENTERED => Ok(()),
         TAKEN => Err(NotInserted::Taken),
         _ => Err(NotInserted::Refused),
@@ -282,7 +223,7 @@ pub(crate) fn enter<M: LockedTable>(key: &Key<M>, flow: &Flow<M::Address>, place
 /// Each a BPF global function: the verifier looks at it once, by itself. Such a function takes numbers and pointers that may
 /// be null.
 macro_rules! locked_table {
-    ($maps:ty, $has_mark:ident, $locate:ident, $foresee:ident, $insert:ident, $remove:ident) => {
+    ($maps:ty, $has_mark:ident, $locate:ident, $insert:ident, $remove:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $has_mark(index: u32, wanted: u32) -> u32 {
@@ -301,27 +242,10 @@ macro_rules! locked_table {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $foresee(
-            forward: *const Key<$maps>,
-            reply: *const Key<$maps>,
-            now: Ticks,
-            places: *mut [u64; 2],
-        ) -> u32 {
-            // SAFETY: as above, and memory for two numbers.
-            if let (Some(forward), Some(reply), Some(places)) =
-                unsafe { (forward.as_ref(), reply.as_ref(), places.as_mut()) }
-            {
-                foresee::<$maps>(forward, reply, now, places);
-            }
-            0
-        }
-
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $insert(key: *const Key<$maps>, flow: *const Flow<<$maps as Maps>::Address>, place: u64) -> u32 {
+        extern "C" fn $insert(key: *const Key<$maps>, flow: *const Flow<<$maps as Maps>::Address>, now: Ticks) -> u32 {
             // SAFETY: as above, and a flow.
             match unsafe { (key.as_ref(), flow.as_ref()) } {
-                (Some(key), Some(flow)) => insert::<$maps>(key, flow, place),
+                (Some(key), Some(flow)) => insert::<$maps>(key, flow, now),
                 _ => REFUSED,
             }
         }
@@ -346,12 +270,8 @@ macro_rules! locked_table {
                 $locate(key, now)
             }
             #[inline(always)]
-            fn foresee(forward: &Key<Self>, reply: &Key<Self>, now: Ticks, places: &mut [u64; 2]) {
-                $foresee(forward, reply, now, places);
-            }
-            #[inline(always)]
-            fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, place: u64) -> u32 {
-                $insert(key, flow, place)
+            fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, now: Ticks) -> u32 {
+                $insert(key, flow, now)
             }
             #[inline(always)]
             fn remove(key: &Key<Self>) {
@@ -361,8 +281,8 @@ macro_rules! locked_table {
     };
 }
 
-locked_table!(MapsV4, has_mark_v4, locate_new_v4, foresee_v4, insert_new_v4, remove_new_v4);
-locked_table!(MapsV6, has_mark_v6, locate_new_v6, foresee_v6, insert_new_v6, remove_new_v6);
+locked_table!(MapsV4, has_mark_v4, locate_new_v4, insert_new_v4, remove_new_v4);
+locked_table!(MapsV6, has_mark_v6, locate_new_v6, insert_new_v6, remove_new_v6);
 
 /// The functions of this module that are not generic themselves.
 pub(crate) trait LockedTable: Maps {
@@ -370,10 +290,8 @@ pub(crate) trait LockedTable: Maps {
     fn has_mark(index: u32, wanted: Mark) -> u32;
     /// [`locate`].
     fn locate(key: &Key<Self>, now: Ticks) -> u32;
-    /// [`foresee`].
-    fn foresee(forward: &Key<Self>, reply: &Key<Self>, now: Ticks, places: &mut [u64; 2]);
     /// [`insert`].
-    fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, place: u64) -> u32;
+    fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, now: Ticks) -> u32;
     /// [`remove`].
     fn remove(key: &Key<Self>);
 }

@@ -220,22 +220,7 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
 
     #[inline(always)]
     fn insert_embryonic(&self, key: &FlowKey<M::Address>, flow: &Flow<M::Address>) -> Result<(), NotInserted> {
-        new_flows::enter::<M>(key, flow, new_flows::place::<M>(key, self.now))
-    }
-
-    #[inline(always)]
-    fn foresee(&self, forward: &FlowKey<M::Address>, reply: &FlowKey<M::Address>, places: &mut [u64; 2]) {
-        M::foresee(forward, reply, self.now, places);
-    }
-
-    #[inline(always)]
-    fn insert_foreseen(
-        &self,
-        key: &FlowKey<M::Address>,
-        flow: &Flow<M::Address>,
-        place: u64,
-    ) -> Result<(), NotInserted> {
-        new_flows::enter::<M>(key, flow, place)
+        new_flows::enter::<M>(key, flow, self.now)
     }
 
     #[inline(always)]

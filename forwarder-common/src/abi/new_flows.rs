@@ -87,13 +87,6 @@ impl Mark {
         now.wrapping_add(Self::AHEAD).wrapping_sub(self.0) & Self::TIME
     }
 
-    /// Whether its flow came or was looked for at this very time, as far as the lower 18 bits tell: what was found to make
-    /// room a moment ago may not do so any more.
-    #[inline(always)]
-    pub const fn is_new(self, now: Ticks) -> bool {
-        !self.is_free() && self.age(now) <= Self::AHEAD
-    }
-
     /// Who makes room first: the largest. Free ways, then the oldest; whose flow was looked for since it came counts as a
     /// quarter as old, for in a flood of first packets those are the ones that are answered or go on. Without branches, so
     /// that the kernel's verifier need not follow each way's.

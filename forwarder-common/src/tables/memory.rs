@@ -488,7 +488,6 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let embedded = Embedded { answer, outer: flow.rewrite };
         let decision = Decision::of_flow(&flow);
         Some(Box::new(Draft {
-            places: [0; 2],
             flow,
             peer: flow,
             peer_key: FlowKey::default(),

@@ -51,16 +51,6 @@ fn a_mark_is_like_those_of_its_key_at_any_time() {
 }
 
 #[test]
-fn what_came_or_was_looked_for_just_now_is_new() {
-    let mark = Mark::new(9, 77);
-    for (now, new) in [(77, true), (77 - 64, true), (78, false), (77 - 65, false), (0x3_ffff, false)] {
-        assert_eq!(mark.is_new(now), new, "now {now}");
-    }
-    assert!(mark.sought(200).unwrap().is_new(200));
-    assert!(!Mark::default().is_new(0), "a free way");
-}
-
-#[test]
 fn being_looked_for_is_noted_not_too_often() {
     let mark = Mark::new(9, 0xffff_fffe);
     assert_eq!(mark.sought(0xffff_fffe), None, "the packet that made it");
