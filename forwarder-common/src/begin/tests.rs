@@ -27,6 +27,7 @@ both_families!(
     without_room_nothing_stays,
     another_cpu_that_is_faster_decides,
     a_flow_that_is_protected_meanwhile_stays_alone,
+    a_rule_that_keeps_no_flows_any_more_begins_none,
     it_begins_as_the_complete_path_does,
 );
 
@@ -255,6 +256,16 @@ fn a_flow_that_is_protected_meanwhile_stays_alone<F: TestFamily>() {
     let verdict = process::<F, _>(&mut frame.as_mut_slice(), &world.tables, NETWORK);
     assert_eq!((verdict, frame), (Verdict::of(Outcome::ToTc), packet.frame()));
     assert_eq!(world.held(), before);
+}
+
+/// Between the two programs the rules change.
+fn a_rule_that_keeps_no_flows_any_more_begins_none<F: TestFamily>() {
+    let world = World::<F>::with_rule(Source::Preserved);
+    let packet = to::<F>(80, Body::Udp);
+    let mut frame = packet.frame();
+    let verdict = process::<F, _>(&mut frame.as_mut_slice(), &world.tables, NETWORK);
+    assert_eq!((verdict, frame), (Verdict::of(Outcome::ToTc), packet.frame()));
+    assert_eq!(world.entries(), (0, 0));
 }
 
 /// Some packets begin a flow here, all others leave no trace. With TC after it everything is as with TC alone.
