@@ -45,7 +45,8 @@ fn begin<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T,
         return None;
     }
     let mut draft = tables.draft()?;
-    open_flow(tables, parsed, rule, &mut draft, At::Xdp).ok()?;
+    draft.at = At::Xdp;
+    open_flow(tables, parsed, rule, &mut draft).ok()?;
     let decision = &draft.decision;
     // Every byte of it was read: XDP refuses none.
     rewrite::<F>(packet, network, parsed, &decision.rewrite)?;

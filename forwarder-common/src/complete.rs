@@ -155,7 +155,10 @@ fn commit<A: Address, T: Tables<A>>(
     match found {
         Found::Forward(rule) => return decide_stateless(rule, parsed, Direction::Forward, draft),
         Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
-        Found::New(rule) => return open_flow(tables, parsed, rule, draft, At::Tc),
+        Found::New(rule) => {
+            draft.at = At::Tc;
+            return open_flow(tables, parsed, rule, draft);
+        }
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());
             if !entry.is_of(&parsed.key) {

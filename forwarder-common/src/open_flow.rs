@@ -19,7 +19,8 @@ const TRIES: [u32; 3] = [24, 8, 8];
 /// How many ports are tried in all.
 pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 
-/// Enters a flow for a client's packet under a rule that keeps flows, and decides the packet by it.
+/// Enters a flow for a client's packet under a rule that keeps flows, and decides the packet by it. `draft.at` says which hook
+/// it is at.
 ///
 /// A TCP packet in the middle of a connection begins one too, as with netfilter (`nf_conntrack_tcp_loose`): after
 /// a restart a connection whose port did not change goes on, and any other gets the RST it needs from the backend.
@@ -34,7 +35,6 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     parsed: &Parsed<A>,
     rule: &Rule<A>,
     draft: &mut Draft<A>,
-    at: At,
 ) -> Result<(), Outcome> {
     if !begins(parsed) {
         return Err(Outcome::Stray);
@@ -58,7 +58,7 @@ pub fn open_flow<A: Address, T: Tables<A>>(
     draft.flow.packets = 1;
     draft.flow.bytes = parsed.length.into();
     let tries = if parsed.source_port_is_ours_to_choose() { ALL_TRIES } else { 1 };
-    let mut reservation = Reservation { tables, parsed, draft, ours, at, found: Err(Outcome::DropNoPort) };
+    let mut reservation = Reservation { tables, parsed, draft, ours, found: Err(Outcome::DropNoPort) };
     tables.repeat(tries, &mut reservation);
     let Reservation { draft, found, .. } = reservation;
     found?;
@@ -114,21 +114,20 @@ struct Reservation<'t, A, T> {
     draft: &'t mut Draft<A>,
     /// The source address is one of ours, so that its ports are shared with this machine's sockets.
     ours: bool,
-    at: At,
     found: Result<(), Outcome>,
 }
 
 impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
     #[inline(always)]
     fn step(&mut self, attempt: u32) -> Repeat {
-        let Self { tables, parsed, draft, ours, at, found } = self;
+        let Self { tables, parsed, draft, ours, found } = self;
         let Some(port) = candidate(*tables, parsed, attempt, *ours) else { return Repeat::Again };
         draft.flow.rewrite.src_port = port;
         draft.flow.rewrite.port_delta =
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
         if *ours && is_of_socket(*tables, &draft.peer_key) {
-            if *at == At::Xdp {
+            if draft.at == At::Xdp {
                 *found = Err(Outcome::ToTc);
                 return Repeat::Done;
             }

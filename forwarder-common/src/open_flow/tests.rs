@@ -25,7 +25,7 @@ fn to<F: TestFamily>(port: u16, body: Body) -> TestPacket {
 
 fn open<F: TestFamily>(world: &World<F>, packet: &TestPacket) -> Result<u16, Outcome> {
     let parsed = F::walk(&packet.frame().as_mut_slice(), NETWORK).unwrap();
-    open_flow(&world.tables, &parsed, world.tables.rule(1).unwrap(), &mut world.tables.draft().unwrap(), At::Tc)?;
+    open_flow(&world.tables, &parsed, world.tables.rule(1).unwrap(), &mut world.tables.draft().unwrap())?;
     let flow = world.tables.embryonic(&parsed.key).unwrap().get();
     let peer = world.tables.embryonic(&flow.peer_key(parsed.key.protocol)).unwrap().get();
     assert_eq!(peer.peer_key(parsed.key.protocol), parsed.key, "the reply leads back");
@@ -177,7 +177,7 @@ fn another_cpu_that_is_faster_wins<F: TestFamily>() {
             let parsed = F::walk(&packet.frame().as_mut_slice(), NETWORK).unwrap();
             let rule = *world.tables.rule(1).unwrap();
             let other = std::boxed::Box::new(move |tables: &crate::tables::memory::Memory<F::Address>| {
-                open_flow(tables, &parsed, &rule, &mut tables.draft().unwrap(), At::Tc).unwrap();
+                open_flow(tables, &parsed, &rule, &mut tables.draft().unwrap()).unwrap();
             });
             *world.tables.other_cpu.borrow_mut() = Some((insertion, other));
             open(&world, &packet).unwrap();
