@@ -13,7 +13,7 @@ use crate::{
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed, Transport},
-    tables::{Draft, Event, FlowEntry, Hop, Tables},
+    tables::{At, Draft, Event, FlowEntry, Hop, Tables},
     verdict::{Kind, Outcome, Verdict},
     window::Reached,
     wire::{protocol, tcp, udp},
@@ -101,13 +101,17 @@ fn refuse<A: Address, T: Tables<A>>(
 
 /// Where a packet goes after the rewrite. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn next_hop<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, found: &Found<'_, A, T::Entry>) -> Hop {
+pub(crate) fn next_hop<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    found: &Found<'_, A, T::Entry>,
+) -> Hop {
     tables.next_hop(&found.ends(tables.settings(), parsed))
 }
 
 /// [`apply`], not inlined: a stack frame of its own.
 #[inline(never)]
-fn rewrite<F: Family>(
+pub(crate) fn rewrite<F: Family>(
     packet: &mut impl Packet,
     network: usize,
     parsed: &Parsed<F::Address>,
@@ -155,7 +159,10 @@ fn commit<A: Address, T: Tables<A>>(
     match found {
         Found::Forward(rule) => return decide_stateless(rule, parsed, Direction::Forward, draft),
         Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
-        Found::New(rule) => return open_flow(tables, parsed, rule, draft),
+        Found::New(rule) => {
+            draft.at = At::Tc;
+            return open_flow(tables, parsed, rule, draft);
+        }
         Found::Established(entry) => {
             draft.decision = Decision::of_flow(&entry.get());
             if !entry.is_of(&parsed.key) {

@@ -156,11 +156,17 @@ pub fn backend_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed
 /// Whether a rule lets this client in; counted when not.
 #[inline(always)]
 pub fn admits<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, client: A) -> bool {
-    if rule.flags & rule_flags::ALLOW == 0 || tables.allows(rule.allow, client) {
-        return true;
+    let lets_in = lets_in(tables, rule, client);
+    if !lets_in {
+        tables.count(rule.counter, Event::Denied);
     }
-    tables.count(rule.counter, Event::Denied);
-    false
+    lets_in
+}
+
+/// [`admits`], not counted.
+#[inline(always)]
+pub(crate) fn lets_in<A: Address, T: Tables<A>>(tables: &T, rule: &Rule<A>, client: A) -> bool {
+    rule.flags & rule_flags::ALLOW == 0 || tables.allows(rule.allow, client)
 }
 
 /// Whether a rule that shows its backend the clients' addresses cannot do so for this client: the backend would answer

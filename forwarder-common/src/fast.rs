@@ -21,6 +21,53 @@ use crate::{
 /// Flags that begin or end a connection: the TC program, which keeps both directions in step, has to see them.
 const CONNECTION_FLAGS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
+/// What became of a packet, and at XDP who else may try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// It may begin a flow: of what is passed at XDP, [`crate::begin`] may take it.
+    pub begins: bool,
+}
+
+impl Tried {
+    #[inline(always)]
+    const fn done(verdict: Verdict) -> Self {
+        Self { verdict, begins: false }
+    }
+}
+
+/// Why a packet is not sent.
+#[derive(Clone, Copy)]
+enum Left {
+    For(Outcome),
+    /// A rule that keeps flows names it, and no protected flow has it.
+    ToBegin,
+}
+
+impl Left {
+    #[inline(always)]
+    const fn tried<A>(self, parsed: &Parsed<A>) -> Tried {
+        match self {
+            Self::For(outcome) => Tried::done(Verdict::of(outcome)),
+            Self::ToBegin => Tried { verdict: Verdict::of(Outcome::ToTc), begins: may_begin(parsed) },
+        }
+    }
+}
+
+impl From<Outcome> for Left {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        Self::For(outcome)
+    }
+}
+
+/// Whether a packet is one that usually begins a flow. TCP's others are mostly of a flow that is new still, which is TC's.
+#[inline(always)]
+const fn may_begin<A>(parsed: &Parsed<A>) -> bool {
+    !matches!(parsed.transport, Transport::Tcp) || parsed.tcp.flags & (CONNECTION_FLAGS | tcp::ACK) == tcp::SYN
+}
+
 /// Decides a packet and, if it is to be forwarded, rewrites it. Changes nothing that it passes, and nothing in tables
 /// unless it forwards.
 ///
@@ -31,30 +78,30 @@ pub fn process<F: Family, T: Tables<F::Address>>(
     tables: &T,
     network: usize,
     at: At,
-) -> Verdict {
+) -> Tried {
     let parsed = match F::plain(packet, network) {
         Ok(parsed) => parsed,
-        Err(outcome) => return Verdict::of(outcome),
+        Err(outcome) => return Tried::done(Verdict::of(outcome)),
     };
     let (decision, entry) = match decide(tables, &parsed, at) {
         Ok(decided) => decided,
-        Err(outcome) => return Verdict::of(outcome),
+        Err(left) => return left.tried(&parsed),
     };
     let hop = match way_out(packet, tables, (network, at), &parsed, &decision) {
         Ok(hop) => hop,
-        Err(outcome) => return Verdict::of(outcome),
+        Err(outcome) => return Tried::done(Verdict::of(outcome)),
     };
     if mss::announced(&parsed)
         && decision.mss != mss::UNCHANGED
         && !mss::fits::<F, _>(packet, tables, &parsed, hop.mtu, decision.mss)
     {
-        return Verdict::of(Outcome::ToTc);
+        return Tried::done(Verdict::of(Outcome::ToTc));
     }
     if apply::<F>(packet, network, &parsed, &decision.rewrite).is_none() {
-        return Verdict::of(match at {
+        return Tried::done(Verdict::of(match at {
             At::Xdp => Outcome::ToTc,
             At::Tc => Outcome::DropError,
-        });
+        }));
     }
     if let Some(entry) = entry {
         if matches!(parsed.transport, Transport::Tcp) && matches!(decision.direction, Direction::Reply) {
@@ -66,7 +113,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(
     if hop.line != 0 {
         steer::count(tables, &hop, Direction::Forward, parsed.length);
     }
-    Verdict::transmit(hop)
+    Tried::done(Verdict::transmit(hop))
 }
 
 /// Notes how far a TCP connection has come, where the clock has gone on since the flow's last packet: not with every
@@ -88,7 +135,7 @@ fn note_reached<A: Address, T: Tables<A>>(packet: &impl Packet, tables: &T, pars
 type Decided<A, E> = (Decision<A>, Option<E>);
 
 #[inline(always)]
-fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> Result<Decided<A, T::Entry>, Outcome> {
+fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> Result<Decided<A, T::Entry>, Left> {
     let settings = tables.settings();
     let keeps_flows = match at {
         // The answers of a hairpin are for an address of ours, and so for TC.
@@ -98,31 +145,31 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> R
     if keeps_flows && let Some(entry) = tables.established(&parsed.key) {
         let flow = entry.get();
         if !entry.is_of(&parsed.key) {
-            return Err(Outcome::ToTc);
+            return Err(Outcome::ToTc.into());
         }
         let state = FlowState::from_number(flow.state);
         let lives = elapsed(tables.now(), flow.last_seen) <= state.timeout(parsed.protocol(), &settings.timeouts);
         let plain = parsed.tcp.flags & CONNECTION_FLAGS == 0;
         if state != FlowState::Established || !lives || !plain {
-            return Err(Outcome::ToTc);
+            return Err(Outcome::ToTc.into());
         }
         return Ok((Decision::of_flow(&flow), Some(entry)));
     }
     if at == At::Tc && keeps_flows && tables.may_be_new(&parsed.key) {
-        return Err(Outcome::ToTc);
+        return Err(Outcome::ToTc.into());
     }
     if let Some(rule) = listen_rule(tables, parsed) {
         if rule.flags & rule_flags::STATELESS == 0 {
-            return Err(Outcome::ToTc);
+            return Err(Left::ToBegin);
         }
         if is_own(tables, rule, parsed) {
-            return Err(Outcome::ToSelf);
+            return Err(Outcome::ToSelf.into());
         }
         if !admits(tables, rule, parsed.key.src) {
-            return Err(Outcome::DropNotAllowed);
+            return Err(Outcome::DropNotAllowed.into());
         }
         if is_hairpin(rule, parsed.key.src) {
-            return Err(Outcome::ToTc);
+            return Err(Outcome::ToTc.into());
         }
         return Ok((stateless_forward(rule, parsed).ok_or(Outcome::ToTc)?, None));
     }
@@ -133,10 +180,10 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> R
                 && settings.flags & setting_flags::FLOWS != 0
                 && tables.may_be_new(&parsed.key) =>
         {
-            Err(Outcome::ToTc)
+            Err(Outcome::ToTc.into())
         }
         Some(rule) => Ok((stateless_reply(rule, parsed).ok_or(Outcome::ToTc)?, None)),
-        None => Err(Outcome::NotOurs),
+        None => Err(Outcome::NotOurs.into()),
     }
 }
 
@@ -157,8 +204,7 @@ fn way_out<A: Address, T: Tables<A>>(
     let (hop, usable, longest) = match at {
         At::Xdp => {
             let hop = tables.next_hop(&ends);
-            let usable = hop.flags & (next_hop_flags::XDP_OUT | next_hop_flags::CONFIRM) == next_hop_flags::XDP_OUT;
-            (hop, usable, parsed.length)
+            (hop, is_for_xdp(&hop), parsed.length)
         }
         At::Tc => {
             let longest = on_the_wire(packet, network, parsed.transport_at(), parsed.protocol(), parsed.length);
@@ -167,6 +213,12 @@ fn way_out<A: Address, T: Tables<A>>(
     };
     let goes = usable && hop.state == NextHopState::Resolved && longest <= hop.mtu;
     if goes { Ok(hop) } else { Err(Outcome::ToTc) }
+}
+
+/// Whether XDP can send out there.
+#[inline(always)]
+pub(crate) const fn is_for_xdp(hop: &Hop) -> bool {
+    hop.flags & (next_hop_flags::XDP_OUT | next_hop_flags::CONFIRM) == next_hop_flags::XDP_OUT
 }
 
 #[cfg(test)]

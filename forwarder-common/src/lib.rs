@@ -17,6 +17,7 @@ pub mod abi;
 pub mod address;
 pub mod answer;
 pub mod apply;
+pub mod begin;
 pub mod checksum;
 pub mod complete;
 pub mod cut;

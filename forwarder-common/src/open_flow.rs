@@ -9,7 +9,7 @@ use crate::{
     flow_state::FlowState,
     mapping,
     parse::{Parsed, Transport},
-    tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
+    tables::{At, Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
     verdict::Outcome,
     wire::tcp,
 };
@@ -19,7 +19,8 @@ const TRIES: [u32; 3] = [24, 8, 8];
 /// How many ports are tried in all.
 pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 
-/// Enters a flow for a client's packet under a rule that keeps flows, and decides the packet by it.
+/// Enters a flow for a client's packet under a rule that keeps flows, and decides the packet by it. `draft.at` says which hook
+/// it is at.
 ///
 /// A TCP packet in the middle of a connection begins one too, as with netfilter (`nf_conntrack_tcp_loose`): after
 /// a restart a connection whose port did not change goes on, and any other gets the RST it needs from the backend.
@@ -27,7 +28,7 @@ pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 /// Not inlined: a stack frame of its own, which packets of flows that exist do not pay for.
 ///
 /// # Errors
-/// Why the packet is dropped; then no flow was entered.
+/// Why the packet is dropped; then no flow was entered. At XDP nothing was counted either: TC tries again.
 #[inline(never)]
 pub fn open_flow<A: Address, T: Tables<A>>(
     tables: &T,
@@ -126,6 +127,10 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
         if *ours && is_of_socket(*tables, &draft.peer_key) {
+            if draft.at == At::Xdp {
+                *found = Err(Outcome::ToTc);
+                return Repeat::Done;
+            }
             tables.count(draft.flow.counter, Event::PortClash);
             return Repeat::Again;
         }

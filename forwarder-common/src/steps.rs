@@ -1,9 +1,9 @@
 //! The steps of the TC program one after the other, as in forwarder-ebpf's `main.rs`, for tests and fuzzers: there each is
-//! a function of its own, for the verifier's sake.
+//! a function of its own, for the verifier's sake. And XDP's two programs.
 
 use crate::{
     abi::setting_flags,
-    complete, fast, fragment,
+    begin, complete, fast, fragment,
     icmp_error::{self, Embeds},
     outgoing,
     packet::Packet,
@@ -12,9 +12,15 @@ use crate::{
     verdict::{Kind, Outcome, Verdict},
 };
 
+/// What becomes of a packet at XDP, where the program is there that begins flows.
+pub fn xdp<F: Embeds, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
+    let tried = fast::process::<F, _>(packet, tables, network, At::Xdp);
+    if tried.begins { begin::process::<F, _>(packet, tables, network) } else { tried.verdict }
+}
+
 /// What becomes of a packet at TC, before whatever its verdict asks for is carried out: answers, pieces, fragments that wait.
 pub fn tc<F: Embeds, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T, network: usize) -> Verdict {
-    let sent = fast::process::<F, _>(packet, tables, network, At::Tc);
+    let sent = fast::process::<F, _>(packet, tables, network, At::Tc).verdict;
     if sent.outcome.kind() != Kind::Pass {
         return sent;
     }

@@ -252,6 +252,8 @@ pub struct Draft<A> {
     pub outgoing: Outgoing<A>,
     /// The packet, where it is a fragment without transport header.
     pub fragment: Fragment<A>,
+    /// Where a flow begins.
+    pub at: At,
 }
 
 /// What is being worked out about an ICMP error.

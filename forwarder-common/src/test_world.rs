@@ -135,6 +135,8 @@ pub(crate) fn mask<F: TestFamily>(bits: u32) -> F::Address {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     Xdp,
+    /// XDP, with the program that begins flows.
+    XdpBegins,
     Tc,
 }
 
@@ -366,7 +368,8 @@ impl<F: TestFamily> World<F> {
     pub(crate) fn process_bytes(&self, hook: Hook, mut frame: Vec<u8>) -> Processed {
         let mut packet = frame.as_mut_slice();
         let verdict = match hook {
-            Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK, At::Xdp),
+            Hook::Xdp => fast::process::<F, _>(&mut packet, &self.tables, NETWORK, At::Xdp).verdict,
+            Hook::XdpBegins => steps::xdp::<F, _>(&mut packet, &self.tables, NETWORK),
             Hook::Tc => steps::tc::<F, _>(&mut packet, &self.tables, NETWORK),
         };
         self.tables.check_protected_pairs();

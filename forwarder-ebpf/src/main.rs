@@ -38,7 +38,7 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::setting_flags,
-    fast,
+    begin, fast,
     packet::Packet,
     parse::{Family, Ipv4, Ipv6},
     steer,
@@ -46,7 +46,7 @@ use forwarder_common::{
     verdict::Outcome,
     wire::ethernet,
 };
-use maps::{INTERFACE_MAC, Maps, MapsV4, MapsV6, SETTINGS};
+use maps::{BEGIN, INTERFACE_MAC, INTERFACE_SLOT, Maps, MapsV4, MapsV6, SETTINGS};
 use routing::Routed;
 use sockets::Sockets;
 use steps::{BareIpv4, BareIpv6, EthernetIpv4, EthernetIpv6, Steps};
@@ -69,7 +69,30 @@ fn forwarder_xdp(context: XdpContext) -> u32 {
 fn fast_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return xdp_action::XDP_PASS };
     let tables = KernelTables::<M>::new(packet.context(), settings, At::Xdp);
-    let verdict = fast::process::<F, _>(&mut packet, &tables, ethernet::LEN, At::Xdp);
+    let tried = fast::process::<F, _>(&mut packet, &tables, ethernet::LEN, At::Xdp);
+    if tried.begins && !log::is_on() {
+        packet.hand_over(&BEGIN, INTERFACE_SLOT.load());
+    }
+    action::xdp(&mut packet, &tried.verdict)
+}
+
+/// What [`forwarder_xdp`] hands over to: begins flows. A program of its own, for its stack frame begins where the other one's does.
+#[xdp]
+fn forwarder_xdp_begin(context: XdpContext) -> u32 {
+    let packet = XdpPacket::new(&context);
+    match ethertype(&packet) {
+        Ok(ethernet::IPV4) => begin_family::<Ipv4, MapsV4>(packet),
+        Ok(ethernet::IPV6) => begin_family::<Ipv6, MapsV6>(packet),
+        Ok(_) => action::xdp_pass(Outcome::NotIp),
+        Err(outcome) => action::xdp_pass(outcome),
+    }
+}
+
+#[inline(always)]
+fn begin_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket) -> u32 {
+    let Some(settings) = SETTINGS.get(0) else { return xdp_action::XDP_PASS };
+    let tables = KernelTables::<M>::new(packet.context(), settings, At::Xdp);
+    let verdict = begin::process::<F, _>(&mut packet, &tables, ethernet::LEN);
     action::xdp(&mut packet, &verdict)
 }
 

@@ -5,7 +5,7 @@
 use aya_ebpf::{
     Global,
     bindings::{bpf_spin_lock, bpf_timer},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue},
     macros::btf_map,
 };
 use forwarder_common::{
@@ -79,6 +79,9 @@ pub(crate) static INTERFACES: HashMap<u32, KnownInterface, 1024> = HashMap::new(
 /// By interface index, where it is small: the slot of a served interface plus 1. The rest is looked up in [`INTERFACES`].
 #[btf_map]
 pub(crate) static SLOTS_BY_INDEX: Array<u32, { SMALL_INDICES as usize }> = Array::new();
+/// By interface slot: the program that begins flows at XDP. The loader fills it; what is not there TC does.
+#[btf_map]
+pub(crate) static BEGIN: ProgramArray<{ INTERFACE_SLOTS as usize }> = ProgramArray::new();
 #[btf_map]
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, RULES> = PerCpuArray::new();
 #[btf_map]

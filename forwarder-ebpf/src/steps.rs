@@ -114,7 +114,7 @@ fn at_once<P: Path>(context: *mut __sk_buff) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return UNDECIDED };
     let mut packet = TcPacket::of(context);
     let tables = tables::<P>(context, settings);
-    let verdict = fast::process::<P::Family, _>(&mut packet, &tables, P::NETWORK, At::Tc);
+    let verdict = fast::process::<P::Family, _>(&mut packet, &tables, P::NETWORK, At::Tc).verdict;
     if verdict.outcome != Outcome::Forwarded && verdict.outcome.kind() == Kind::Pass {
         return UNDECIDED;
     }

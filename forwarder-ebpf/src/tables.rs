@@ -151,7 +151,7 @@ impl<A> Deref for ScratchDraft<A> {
 impl<A> DerefMut for ScratchDraft<A> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut Draft<A> {
-        // SAFETY: as above; the core holds one draft at a time, and TC programs of a CPU run one after the other.
+        // SAFETY: as above; the core holds one draft at a time, and programs of a CPU run to completion one after the other.
         unsafe { &mut *self.0 }
     }
 }
@@ -163,8 +163,8 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     #[inline(always)]
     fn keep(&self, parsed: Parsed<M::Address>) {
         if let Some(memory) = M::parsed().get_ptr_mut(0) {
-            // SAFETY: a pointer to this CPU's own copy of an array value, valid while the program runs; TC programs of
-            // a CPU run one after the other.
+            // SAFETY: a pointer to this CPU's own copy of an array value, valid while the program runs; programs of a
+            // CPU that use it run to completion one after the other.
             unsafe { memory.write(parsed) };
         }
     }

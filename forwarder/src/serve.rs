@@ -72,7 +72,7 @@ pub fn prepare(pins: &Path, sizes: &Sizes, state: &State, slot: u32, link: &Link
             attach::pin_program(load::classifier(&mut bpf, name)?, pins, name)?;
         }
         if xdp_is_missing {
-            attach::pin_program(load::xdp(&mut bpf)?, pins, &xdp)?;
+            attach::pin_program(load::xdp(&mut bpf, slot)?, pins, &xdp)?;
         }
     }
     Ok(Programs {

@@ -10,12 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use forwarder::reconcile::RunningTables;
 use forwarder_common::abi::{Flow, FlowKey, Layout, NextHopState, Slotted, next_hop_flags};
 use forwarder_common::address::{V4, V6};
-use forwarder_common::fast;
 use forwarder_common::icmp_error::Embeds;
 use forwarder_common::parse::{Ipv4, Ipv6};
 use forwarder_common::steps;
+use forwarder_common::tables::Hop;
 use forwarder_common::tables::memory::{Memory, MemoryAddress};
-use forwarder_common::tables::{At, Hop};
 use forwarder_common::verdict::{Kind, Outcome, Verdict};
 use forwarder_lab::Family;
 
@@ -113,7 +112,7 @@ fn core<F: Embeds<Address: Named>>(memory: &Memory<F::Address>, hook: Hook, fram
     let mut bytes = frame.to_vec();
     let mut packet = bytes.as_mut_slice();
     let verdict = match hook {
-        Hook::Xdp => fast::process::<F, _>(&mut packet, memory, NETWORK, At::Xdp),
+        Hook::Xdp => steps::xdp::<F, _>(&mut packet, memory, NETWORK),
         Hook::Tc => steps::tc::<F, _>(&mut packet, memory, NETWORK),
     };
     // The pieces that waited are handed in; those of the test run end up nowhere.
@@ -145,6 +144,8 @@ struct Run {
     seen: BTreeMap<(u32, Outcome), u64>,
     /// How often the program let the kernel confirm a neighbour, which the core has confirmed already.
     confirmed: u32,
+    /// How many flows XDP began.
+    begun: usize,
 }
 
 impl Run {
@@ -285,7 +286,11 @@ impl Run {
         if let Some((src, ..)) = ends(&ran.frame) {
             memory.randoms.replace(vec![src.port().to_be().into()]);
         }
+        let before = memory.embryonic.borrow().len();
         let (verdict, bytes) = core::<F>(memory, hook, frame);
+        if hook == Hook::Xdp {
+            self.begun += memory.embryonic.borrow().len() - before;
+        }
         memory.randoms.take();
         let about = format!(
             "{about} at {hook:?}: {frame:02x?}\nprogram {:?} {:02x?}\ncore {verdict:?}",
@@ -386,6 +391,7 @@ where
     let seed = setting("FORWARDER_DIFFERENTIAL_SEED", 1);
     let mut left = packets;
     let mut all: BTreeMap<(u32, Outcome), u64> = BTreeMap::new();
+    let mut begun = 0;
     for round in 0.. {
         if left == 0 {
             break;
@@ -401,10 +407,11 @@ where
         };
         with_changed(RULES, change, |world| {
             warm_up(world);
+            world.let_xdp_begin();
             let about = format!("seed {seed}, {family:?}, round {round}");
             let memory = memory(world, running(world), family);
             let random = fastrand::Rng::with_seed(seed ^ round << 32);
-            let mut run = Run { family, random, left: vec![], seen: BTreeMap::new(), confirmed: 0 };
+            let mut run = Run { family, random, left: vec![], seen: BTreeMap::new(), confirmed: 0, begun: 0 };
             copy_flows(world, &memory, suffix);
             for number in 0..now {
                 for frame in run.frames() {
@@ -416,6 +423,7 @@ where
             }
             compare_flows(world, &memory, suffix, &about);
             assert!(u64::from(run.confirmed) < now / 4, "{about}: {} were left to the kernel", run.confirmed);
+            begun += run.begun;
             run.seen.into_iter().for_each(|(outcome, times)| *all.entry(outcome).or_default() += times);
         });
     }
@@ -425,6 +433,7 @@ where
     {
         assert!(all.contains_key(&(Hook::Tc as u32, outcome)), "{outcome:?} was never seen: {all:?}");
     }
+    assert!(begun > 0, "XDP never began a flow");
 }
 
 /// Warming up has begun flows.

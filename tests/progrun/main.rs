@@ -13,6 +13,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod begin;
 mod connection;
 mod differential;
 mod drops;

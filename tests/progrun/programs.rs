@@ -124,7 +124,8 @@ fn every_program_loads() {
                 "forwarder_sweep",
                 "forwarder_tc",
                 "forwarder_tc_l3",
-                "forwarder_xdp"
+                "forwarder_xdp",
+                "forwarder_xdp_begin"
             ]
         );
         let pins = world.pins.join("maps");

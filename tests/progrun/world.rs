@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use aya::Pod;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
 use forwarder::bpf::attach;
@@ -209,7 +209,8 @@ impl World {
         let globals = Globals { slot: 0, mac, log_level: 0, record: true };
         let mut bpf = load::open_object(object, pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
         attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, load::TC).unwrap();
-        attach::pin_program(load::xdp(&mut bpf).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
+        attach::pin_program(load::xdp(&mut bpf, 0).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
+        programs_that_begin(&mut bpf).clear_index(&0).unwrap();
         load::fill_free_slots(&mut bpf, compiled.sizes.flows).unwrap();
         load::seed_flow_tables(&mut bpf, &compiled.sizes).unwrap();
         // A run of the XDP program can name an interface as where its frame came from only if that runs XDP.
@@ -252,6 +253,13 @@ impl World {
     /// The programs as the loader holds them.
     pub(crate) fn bpf(&mut self) -> &mut Ebpf {
         self.bpf.as_mut().unwrap()
+    }
+
+    /// From now on XDP begins flows, as where the loader has done all its work. Until then the fast path is alone there.
+    pub(crate) fn let_xdp_begin(&mut self) {
+        let program: &Xdp = self.bpf().program(load::XDP_BEGIN).unwrap().try_into().unwrap();
+        let begin = program.fd().unwrap().try_clone().unwrap();
+        programs_that_begin(self.bpf()).set(0, &begin, 0).unwrap();
     }
 
     /// Loads the object once more, as for another interface: with the same maps, but a slot of its own.
@@ -377,6 +385,10 @@ where
     }
     let family = name.strip_prefix("EMBRYONIC_").unwrap();
     NewFlows::open(pins, family).unwrap().iter().collect()
+}
+
+fn programs_that_begin(bpf: &mut Ebpf) -> ProgramArray<&mut MapData> {
+    bpf.map_mut("BEGIN").unwrap().try_into().unwrap()
 }
 
 fn mac(host: &Host, side: Side) -> [u8; 6] {

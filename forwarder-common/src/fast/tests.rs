@@ -158,7 +158,7 @@ fn every_next_hop<F: TestFamily>() {
 impl<F: TestFamily> World<F> {
     /// What TC does with a frame before it tries the complete path.
     fn at_once(&self, frame: &mut Vec<u8>) -> Verdict {
-        process::<F, _>(&mut frame.as_mut_slice(), &self.tables, NETWORK, At::Tc)
+        process::<F, _>(&mut frame.as_mut_slice(), &self.tables, NETWORK, At::Tc).verdict
     }
 }
 
@@ -202,7 +202,7 @@ fn segments_have_to_fit_at_tc<F: TestFamily>() {
             let world = World::<F>::with_rule(Source::Preserved);
             let mut frame = to::<F>(80, body).frame();
             let mut segmented = Segmented { bytes: &mut frame, payload };
-            let verdict = process::<F, _>(&mut segmented, &world.tables, NETWORK, At::Tc);
+            let verdict = process::<F, _>(&mut segmented, &world.tables, NETWORK, At::Tc).verdict;
             let expected = if fits { Verdict::transmit(HOP) } else { Verdict::of(Outcome::ToTc) };
             assert_eq!(verdict, expected, "{body:?} with {payload} bytes in each segment");
         }
@@ -417,7 +417,7 @@ fn it_forwards_as_the_complete_path_does<F: TestFamily>() {
             let mut frame = packet.frame();
             let mut bytes = frame.as_mut_slice();
             let verdict = match at {
-                Some(at) => process::<F, _>(&mut bytes, &world.tables, NETWORK, at),
+                Some(at) => process::<F, _>(&mut bytes, &world.tables, NETWORK, at).verdict,
                 None => complete::process::<F, _>(&mut bytes, &world.tables, NETWORK),
             };
             let flows: Vec<_> =

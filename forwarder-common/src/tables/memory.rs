@@ -18,7 +18,7 @@ use std::{
     vec::Vec,
 };
 
-use super::{Draft, Embedded, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way};
+use super::{At, Draft, Embedded, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way};
 use crate::{
     abi::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef,
@@ -488,6 +488,7 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let embedded = Embedded { answer, outer: flow.rewrite };
         let decision = Decision::of_flow(&flow);
         Some(Box::new(Draft {
+            at: At::Tc,
             flow,
             peer: flow,
             peer_key: FlowKey::default(),

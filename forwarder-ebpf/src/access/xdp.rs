@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_md, btf_maps::ProgramArray, programs::XdpContext};
 use forwarder_common::packet::Packet;
 
 use super::{Bounds, read, set_words, words, write};
@@ -17,6 +17,13 @@ impl XdpPacket {
     #[inline(always)]
     pub(crate) const fn new(context: &XdpContext) -> Self {
         Self { context: context.ctx }
+    }
+
+    /// Hands the packet over to another program, whose answer counts then; returns where there is none.
+    #[inline(always)]
+    pub(crate) fn hand_over<const PROGRAMS: usize>(&self, programs: &ProgramArray<PROGRAMS>, index: u32) {
+        // SAFETY: the program's own argument. Nothing that is in scope anywhere has anything to do when it is dropped.
+        unsafe { programs.tail_call(&XdpContext::new(self.context), index) };
     }
 
     /// The program's own argument, for helpers.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 pub use aya::Ebpf;
 use aya::{
     EbpfLoader,
-    maps::{Array, Map, MapData, PerCpuArray, Queue},
+    maps::{Array, Map, MapData, PerCpuArray, ProgramArray, Queue},
     programs::{ProgramError, RawTracePoint, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use forwarder_common::abi::{FlowHash, INTERFACE_SLOTS};
@@ -22,6 +22,8 @@ use crate::config;
 
 /// The XDP program of an interface.
 pub const XDP: &str = "forwarder_xdp";
+/// The program that it hands packets over to which begin flows.
+pub const XDP_BEGIN: &str = "forwarder_xdp_begin";
 /// The TC ingress program of an interface with Ethernet headers.
 pub const TC: &str = "forwarder_tc";
 /// The TC ingress program of an interface that delivers bare IP packets.
@@ -93,10 +95,19 @@ pub fn open_object(bytes: &[u8], pins: &Path, sizes: &Sizes, globals: Globals) -
     })
 }
 
-/// Loads the XDP program into the kernel.
-pub fn xdp(bpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program: &mut Xdp = program(bpf, XDP)?;
-    program.load().map_err(|error| rejected(XDP, error))?;
+/// Loads the XDP program of the interface in `slot` into the kernel, and before it the one that it hands packets over to.
+pub fn xdp(bpf: &mut Ebpf, slot: u32) -> Result<&mut Xdp> {
+    let begin = loaded_xdp(bpf, XDP_BEGIN)?.fd().context("the kernel gave no program")?;
+    let begin = begin.try_clone().context("cannot keep a program of the kernel's")?;
+    let map = bpf.map_mut("BEGIN").context("the BPF object has no map BEGIN")?;
+    let mut map: ProgramArray<&mut MapData> = map.try_into().context("map BEGIN is no array of programs")?;
+    map.set(slot, &begin, 0).context("cannot write map BEGIN")?;
+    loaded_xdp(bpf, XDP)
+}
+
+fn loaded_xdp<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program: &mut Xdp = program(bpf, name)?;
+    program.load().map_err(|error| rejected(name, error))?;
     Ok(program)
 }
 

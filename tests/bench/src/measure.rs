@@ -147,7 +147,7 @@ impl Bench {
         let row = self.network.row;
         let by_xdp = forwarded.xdp as f64 / (forwarded.xdp + forwarded.tc).max(1) as f64;
         match row.way {
-            // The first packet of a flow is always TC's.
+            // Who begins flows is not the same in all versions.
             _ if row.fresh => Ok(()),
             Way::Forwarder { hook: Hook::Xdp, .. } if by_xdp < LEAST_SHARE_OF_XDP => {
                 bail!("{row}: XDP forwarded only {} packets and left {} to TC", forwarded.xdp, forwarded.tc)
