@@ -101,7 +101,11 @@ fn refuse<A: Address, T: Tables<A>>(
 
 /// Where a packet goes after the rewrite. Not inlined: a stack frame of its own.
 #[inline(never)]
-pub(crate) fn next_hop<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, found: &Found<'_, A, T::Entry>) -> Hop {
+pub(crate) fn next_hop<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    found: &Found<'_, A, T::Entry>,
+) -> Hop {
     tables.next_hop(&found.ends(tables.settings(), parsed))
 }
 

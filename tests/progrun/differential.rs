@@ -13,8 +13,8 @@ use forwarder_common::address::{V4, V6};
 use forwarder_common::icmp_error::Embeds;
 use forwarder_common::parse::{Ipv4, Ipv6};
 use forwarder_common::steps;
-use forwarder_common::tables::memory::{Memory, MemoryAddress};
 use forwarder_common::tables::Hop;
+use forwarder_common::tables::memory::{Memory, MemoryAddress};
 use forwarder_common::verdict::{Kind, Outcome, Verdict};
 use forwarder_lab::Family;
 
