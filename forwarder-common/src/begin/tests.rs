@@ -217,8 +217,10 @@ fn without_room_nothing_stays<F: TestFamily>() {
     }
 }
 
+type OtherCpu<F> = Box<dyn FnOnce(&Memory<<F as Family>::Address>)>;
+
 /// Begins the flow of a packet elsewhere.
-fn elsewhere<F: TestFamily>(packet: &TestPacket) -> Box<dyn FnOnce(&Memory<F::Address>)> {
+fn elsewhere<F: TestFamily>(packet: &TestPacket) -> OtherCpu<F> {
     let mut frame = packet.frame();
     Box::new(move |tables| {
         let verdict = complete::process::<F, _>(&mut frame.as_mut_slice(), tables, NETWORK);
