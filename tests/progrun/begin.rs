@@ -79,7 +79,9 @@ fn ports_that_xdp_chooses() {
 
 #[test]
 fn what_xdp_leaves_without_a_trace() {
-    Family::ALL.into_iter().for_each(|family| world::with(RULES, |world| leaves_without_a_trace(world, family)));
+    for family in Family::ALL {
+        world::with(RULES, |world| leaves_without_a_trace(world, family));
+    }
 }
 
 fn leaves_without_a_trace(world: &mut World, family: Family) {
