@@ -122,7 +122,9 @@ fn wrong_checksum(case: &Case<'_>) -> bool {
 fn options(case: &Case<'_>) -> bool {
     let options = case.packet().options.len();
     // Where both leave it to their kernels, these may fill in different times.
-    let is_of_kernel = case.flow.is_some_and(|flow| flow.listen.name == plan::UNHIDDEN) && case.forwarder.len() == 1;
+    let is_unhidden = case.flow.is_some_and(|flow| flow.listen.name == plan::UNHIDDEN);
+    let is_untouched = case.is_left_to_kernel(case.forwarder) && case.is_not_translated();
+    let is_of_kernel = (is_unhidden || is_untouched) && case.forwarder.len() == 1;
     if options == 0 || !(is_of_kernel || case.is_forwarded()) {
         return false;
     }
