@@ -73,15 +73,16 @@ impl Case<'_> {
     }
 
     /// Not translated: nothing came of it, or the machine said what it says of what is for itself, or it went on as it
-    /// was.
+    /// was, in as many fragments.
     fn is_left_to_kernel(&self, outs: &[Out]) -> bool {
         match outs {
             [] => true,
             outs if outs.iter().all(|out| self.answers(out)) => true,
-            [out] => {
-                View::of(&out.frame).is_some_and(|view| (view.src, view.dst) == (self.packet().src, self.packet().dst))
+            outs => {
+                let ends = (self.packet().src, self.packet().dst);
+                let goes_on = |out: &Out| View::of(&out.frame).is_some_and(|view| (view.src, view.dst) == ends);
+                outs.len() <= self.packet().pieces.len().max(1) && outs.iter().all(goes_on)
             }
-            _ => false,
         }
     }
 
