@@ -12,7 +12,7 @@ use crate::{
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed},
-    tables::{At, Hop, Tables},
+    tables::{At, Hop, Room, Tables},
     verdict::{Outcome, Verdict},
 };
 
@@ -30,9 +30,10 @@ fn begin<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T,
     parse::<F, T>(packet, tables, network)?;
     let parsed = tables.kept()?;
     let rule = rule_of(tables, parsed, Side::Listen)?;
-    if !is_usual(tables, parsed, rule) || has_flow(tables, parsed) {
+    if !is_usual(tables, parsed, rule) {
         return None;
     }
+    let room = room(tables, parsed)?;
     let hop = next_hop(tables, parsed, &Found::New(rule));
     let resolved = hop.state == NextHopState::Resolved && is_for_xdp(&hop) && hop.line == 0;
     if !resolved || parsed.length > hop.mtu {
@@ -46,6 +47,7 @@ fn begin<F: Family, T: Tables<F::Address>>(packet: &mut impl Packet, tables: &T,
     }
     let mut draft = tables.draft()?;
     draft.at = At::Xdp;
+    draft.room = room;
     open_flow(tables, parsed, rule, &mut draft).ok()?;
     let decision = &draft.decision;
     // Every byte of it was read: XDP refuses none.
@@ -70,11 +72,12 @@ fn is_usual<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, rule: &Rul
     keeps_flows && parsed.hop_limit > 1 && !is_hairpin(rule, client) && lets_in(tables, rule, client)
 }
 
-/// Whether there may be a flow already. Among the protected ones it is looked for last: another CPU enters it there before it
-/// leaves the new ones.
+/// Room for a flow that is not there already. Among the protected ones it is looked for last: another CPU enters it there
+/// before it leaves the new ones.
 #[inline(always)]
-fn has_flow<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> bool {
-    tables.may_be_new(&parsed.key) || tables.established(&parsed.key).is_some()
+fn room<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>) -> Option<Room> {
+    let room = tables.embryonic_or_room(&parsed.key).err()?;
+    tables.established(&parsed.key).is_none().then_some(room)
 }
 
 #[cfg(test)]

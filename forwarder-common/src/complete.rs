@@ -13,7 +13,7 @@ use crate::{
     open_flow::open_flow,
     packet::Packet,
     parse::{Family, Parsed, Transport},
-    tables::{At, Draft, Event, FlowEntry, Hop, Tables},
+    tables::{At, Draft, Event, FlowEntry, Hop, Room, Tables},
     verdict::{Kind, Outcome, Verdict},
     window::Reached,
     wire::{protocol, tcp, udp},
@@ -161,6 +161,7 @@ fn commit<A: Address, T: Tables<A>>(
         Found::Reply(rule) => return decide_stateless(rule, parsed, Direction::Reply, draft),
         Found::New(rule) => {
             draft.at = At::Tc;
+            draft.room = Room::UNKNOWN;
             return open_flow(tables, parsed, rule, draft);
         }
         Found::Established(entry) => {

@@ -14,7 +14,7 @@ use crate::{
     mss,
     open_flow::{ALL_TRIES, candidate, enter_reply},
     parse::{Parsed, Transport},
-    tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
+    tables::{Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Room, Tables},
     verdict::Outcome,
 };
 
@@ -157,7 +157,7 @@ impl<A: Address, T: Tables<A>> Repeated for Allocation<'_, A, T> {
         }
         draft.peer.become_peer(&draft.flow, &draft.outgoing.key);
         let Draft { peer_key, peer, outgoing, .. } = &mut **draft;
-        match enter_reply(*tables, &outgoing.key, (peer_key, peer), &mut outgoing.other_key) {
+        match enter_reply(*tables, &outgoing.key, (peer_key, peer, Room::UNKNOWN), &mut outgoing.other_key) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done

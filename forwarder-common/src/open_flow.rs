@@ -9,7 +9,7 @@ use crate::{
     flow_state::FlowState,
     mapping,
     parse::{Parsed, Transport},
-    tables::{At, Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Tables},
+    tables::{At, Draft, Event, FlowEntry, NotInserted, Repeat, Repeated, Room, Tables},
     verdict::Outcome,
     wire::tcp,
 };
@@ -82,7 +82,7 @@ pub(crate) fn enter_forward<A: Address, T: Tables<A>>(
     key: &FlowKey<A>,
     draft: &Draft<A>,
 ) -> Result<bool, Outcome> {
-    let Err(why) = tables.insert_embryonic(key, &draft.flow) else {
+    let Err(why) = tables.insert_in_room(key, &draft.flow, draft.room) else {
         tables.count(draft.flow.counter, Event::FlowBegun);
         return Ok(true);
     };
@@ -126,6 +126,13 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
         draft.flow.rewrite.port_delta =
             Delta::word(parsed.key.src_port, port).and(Delta::word(parsed.key.dst_port, draft.flow.rewrite.dst_port)).0;
         draft.flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
+        draft.reply_room = reply_room(*tables, &parsed.key, &draft.peer_key);
+        if draft.reply_room == Room::TAKEN {
+            return Repeat::Again;
+        }
+        // Both at once, before anything waits for one of them.
+        tables.fetch(draft.room);
+        tables.fetch(draft.reply_room);
         if *ours && is_of_socket(*tables, &draft.peer_key) {
             if draft.at == At::Xdp {
                 *found = Err(Outcome::ToTc);
@@ -138,7 +145,8 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             return Repeat::Again;
         }
         draft.peer.become_peer(&draft.flow, &parsed.key);
-        match enter_reply(*tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key) {
+        let reply = (&draft.peer_key, &draft.peer, draft.reply_room);
+        match enter_reply(*tables, &parsed.key, reply, &mut draft.outgoing.other_key) {
             Ok(()) => {
                 *found = Ok(());
                 Repeat::Done
@@ -150,6 +158,23 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
             }
         }
     }
+}
+
+/// Room for a reply direction among the new flows; [`Room::TAKEN`] where another one has its key and lives, by what it says
+/// itself. Known without asking for a socket or taking a lock.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn reply_room<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, reply_key: &FlowKey<A>) -> Room {
+    let entry = match tables.embryonic_or_room(reply_key) {
+        Ok(entry) => entry,
+        Err(room) => return room,
+    };
+    let holder = entry.get();
+    if holder.undoes(key) || !lives(tables, key, &holder) || !entry.is_of(reply_key) {
+        return Room::UNKNOWN;
+    }
+    Room::TAKEN
 }
 
 /// [`Tables::socket_takes`], not inlined: a stack frame of its own.
@@ -166,10 +191,10 @@ fn is_of_socket<A: Address, T: Tables<A>>(tables: &T, arriving: &FlowKey<A>) -> 
 pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    (reply_key, reply): (&FlowKey<A>, &Flow<A>),
+    (reply_key, reply, room): (&FlowKey<A>, &Flow<A>, Room),
     memory: &mut FlowKey<A>,
 ) -> Result<(), NotInserted> {
-    enter_embryonic_reply(tables, key, (reply_key, reply), memory)?;
+    enter_embryonic_reply(tables, key, (reply_key, reply, room), memory)?;
     if tables.established(reply_key).is_some() {
         tables.remove_embryonic(reply_key);
         return Err(NotInserted::Taken);
@@ -182,30 +207,41 @@ pub(crate) fn enter_reply<A: Address, T: Tables<A>>(
 fn enter_embryonic_reply<A: Address, T: Tables<A>>(
     tables: &T,
     key: &FlowKey<A>,
-    (reply_key, reply): (&FlowKey<A>, &Flow<A>),
+    (reply_key, reply, room): (&FlowKey<A>, &Flow<A>, Room),
     memory: &mut FlowKey<A>,
 ) -> Result<(), NotInserted> {
-    match tables.insert_embryonic(reply_key, reply) {
+    match tables.insert_in_room(reply_key, reply, room) {
         Err(NotInserted::Taken) => {}
         other => return other,
     }
-    let Some(holder) = tables.embryonic(reply_key) else { return Err(NotInserted::Taken) };
-    let entry = holder;
-    let holder = entry.get();
-    if !entry.is_of(reply_key) {
+    if reply_room(tables, key, reply_key) == Room::TAKEN || !forward_key(tables, reply_key, memory) {
         return Err(NotInserted::Taken);
     }
-    if !holder.undoes(key) {
-        holder.write_peer_key(key.protocol, memory);
-        let forward = tables.embryonic(memory).map(FlowEntry::get);
-        if lives(tables, key, &holder)
-            || forward.is_some_and(|forward| forward.undoes(reply_key) && lives(tables, key, &forward))
-        {
-            return Err(NotInserted::Taken);
-        }
+    if *memory != *key && goes_on(tables, memory, reply_key) {
+        return Err(NotInserted::Taken);
     }
     tables.remove_embryonic(reply_key);
     tables.insert_embryonic(reply_key, reply)
+}
+
+/// Finds out the key of the forward direction that belongs to a reply direction; `false` where nobody has its key any more.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn forward_key<A: Address, T: Tables<A>>(tables: &T, reply_key: &FlowKey<A>, forward_key: &mut FlowKey<A>) -> bool {
+    let Some(entry) = tables.embryonic(reply_key) else { return false };
+    entry.get().write_peer_key(reply_key.protocol, forward_key);
+    entry.is_of(reply_key)
+}
+
+/// Whether the flow of a key lives, and has `reply_key` as the key of its other direction.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn goes_on<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, reply_key: &FlowKey<A>) -> bool {
+    let Some(entry) = tables.embryonic(key) else { return false };
+    let forward = entry.get();
+    forward.undoes(reply_key) && lives(tables, key, &forward)
 }
 
 /// The port (network order) that an attempt tries: the client's own first, then random ones (RFC 6056 section

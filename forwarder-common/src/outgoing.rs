@@ -14,7 +14,7 @@ use crate::{
     open_flow::{begins, enter_forward, enter_reply},
     parse::{Family, Parsed, Transport},
     passing,
-    tables::{Draft, Ends, NotInserted, Outgoing, Tables, Way},
+    tables::{Draft, Ends, NotInserted, Outgoing, Room, Tables, Way},
     verdict::{self, Outcome},
     wire::tcp,
 };
@@ -247,7 +247,9 @@ fn enter<A: Address, T: Tables<A>>(
     flow.bytes = 0;
     flow.write_peer_key(parsed.key.protocol, &mut draft.peer_key);
     draft.peer.become_peer(&draft.flow, &parsed.key);
-    match enter_reply(tables, &parsed.key, (&draft.peer_key, &draft.peer), &mut draft.outgoing.other_key) {
+    draft.room = Room::UNKNOWN;
+    match enter_reply(tables, &parsed.key, (&draft.peer_key, &draft.peer, Room::UNKNOWN), &mut draft.outgoing.other_key)
+    {
         Ok(()) => enter_forward(tables, &parsed.key, draft).map(|_ours| ()),
         Err(NotInserted::Taken) => Err(Outcome::DropNoPort),
         Err(NotInserted::Refused) => Err(Outcome::DropNoFlow),

@@ -111,6 +111,18 @@ pub enum NotInserted {
     Refused,
 }
 
+/// Where a new flow would be entered, for [`Tables::insert_in_room`]: what is in the table's way, and the way's number, each a
+/// word of what the table makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room(pub u64);
+
+impl Room {
+    /// Nobody has looked.
+    pub const UNKNOWN: Self = Self(0);
+    /// There is none, for the key is taken.
+    pub const TAKEN: Self = Self(u64::MAX);
+}
+
 /// The tables of one address family.
 pub trait Tables<A> {
     /// How flow entries are held.
@@ -133,8 +145,18 @@ pub trait Tables<A> {
     fn embryonic(&self, key: &FlowKey<A>) -> Option<Self::Entry>;
     /// Whether a key may be that of a new flow: never wrong in saying no.
     fn may_be_new(&self, key: &FlowKey<A>) -> bool;
-    /// Enters one direction of a new flow, unless the key is taken. The one that was not looked for the longest makes room.
-    fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted>;
+    /// Looks a new flow up that is probably not there: then the room that it would get.
+    fn embryonic_or_room(&self, key: &FlowKey<A>) -> Result<Self::Entry, Room>;
+    /// Has the memory of a room come closer, while there is something else to do.
+    fn fetch(&self, room: Room);
+    /// Enters one direction of a new flow, unless the key is taken. The one that was not looked for the longest makes room;
+    /// it need not be looked for where the key's `room` is known and still as it was.
+    fn insert_in_room(&self, key: &FlowKey<A>, flow: &Flow<A>, room: Room) -> Result<(), NotInserted>;
+    /// The same, without knowing a room.
+    #[inline(always)]
+    fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted> {
+        self.insert_in_room(key, flow, Room::UNKNOWN)
+    }
     /// Removes one direction of a new flow, if it is there.
     fn remove_embryonic(&self, key: &FlowKey<A>);
     /// Enters both directions of a flow into the protected table, and `forward` into the sweeper's list:
@@ -254,6 +276,10 @@ pub struct Draft<A> {
     pub fragment: Fragment<A>,
     /// Where a flow begins.
     pub at: At,
+    /// Room for the forward direction of the flow that begins.
+    pub room: Room,
+    /// Room for its reply direction.
+    pub reply_room: Room,
 }
 
 /// What is being worked out about an ICMP error.

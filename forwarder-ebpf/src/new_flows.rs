@@ -11,7 +11,7 @@ use core::arch::asm;
 use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
 use forwarder_common::{
     abi::{Bucket, Flow, Mark, Tag, Ticks, WAYS, used},
-    tables::NotInserted,
+    tables::{NotInserted, Room},
 };
 
 use crate::{
@@ -27,6 +27,8 @@ const TAKEN: u32 = 1;
 /// The table is not there.
 const REFUSED: u32 = 2;
 
+/// As long as one.
+type CacheLine = [u32; 16];
 type Ways<M> = Bucket<<M as Maps>::Address>;
 
 /// The word of a way, which is less than [`WAYS`].
@@ -115,10 +117,64 @@ fn locate<M: Maps>(key: &Key<M>, now: Ticks) -> u32 {
     index * WAYS + way
 }
 
+/// In what [`seek`] answers: the flow is there, and this is its place; else the room for it.
+const FOUND: u64 = 1 << 31;
+
+/// A way of the table that a flow may get: its mark as it is, and its place.
+const fn room(mark: u32, place: u32) -> u64 {
+    (mark as u64) << 32 | place as u64
+}
+
+/// Where a key's flow is or, if there is none, would be: less work than to look for that one after the other.
+#[inline(always)]
+fn seek<M: Maps>(key: &Key<M>, now: Ticks) -> u64 {
+    let Some(hash) = FLOW_HASH.get(0) else { return 0 };
+    let (index, wanted) = hash.bucket(key, now);
+    let Some(bucket) = M::embryonic().get_ptr_mut(index) else { return 0 };
+    let way = way_of::<M>(bucket, wanted, key);
+    if way < WAYS {
+        return FOUND | u64::from(index * WAYS + way);
+    }
+    let way = first_to_go::<M>(bucket, wanted.time());
+    // SAFETY: a word of an array value, valid while the program runs.
+    let here = unsafe { mark::<M>(bucket, way).read_volatile() };
+    room(here, index * WAYS + way)
+}
+
+/// The flow of packets with a key, or the room for one.
+#[inline(always)]
+pub(crate) fn find_or_room<M: LockedTable>(key: &Key<M>, now: Ticks) -> Result<*mut Flow<M::Address>, Room> {
+    let sought = M::seek(key, now);
+    if sought & FOUND == 0 {
+        return Err(Room(sought));
+    }
+    flow_at::<M>(sought as u32 & !(FOUND as u32)).ok_or(Room::UNKNOWN)
+}
+
+/// Reads from a room's slot, so that its memory comes: a line each.
+#[inline(always)]
+pub(crate) fn fetch<M: Maps>(room: Room) {
+    if room == Room::UNKNOWN {
+        return;
+    }
+    let place = room.0 as u32;
+    let Some(bucket) = M::embryonic().get_ptr_mut(place / WAYS) else { return };
+    let slot = slot::<M>(bucket, place % WAYS).cast::<CacheLine>();
+    for line in 0..size_of::<Slot<M>>() / size_of::<CacheLine>() {
+        // SAFETY: a word of an array value, valid while the program runs. Volatile: nobody uses it.
+        let _ = unsafe { slot.add(line).cast::<u32>().read_volatile() };
+    }
+}
+
 /// The flow of packets with a key.
 #[inline(always)]
 pub(crate) fn find<M: LockedTable>(key: &Key<M>, now: Ticks) -> Option<*mut Flow<M::Address>> {
-    let place = M::locate(key, now);
+    flow_at::<M>(M::locate(key, now))
+}
+
+/// The flow at a place; `None` for [`NOWHERE`].
+#[inline(always)]
+fn flow_at<M: Maps>(place: u32) -> Option<*mut Flow<M::Address>> {
     let bucket = M::embryonic().get_ptr_mut(place / WAYS)?;
     let slot = slot::<M>(bucket, place % WAYS);
     // SAFETY: a word of an array value, valid while the program runs. Once more, so that no CPU reads the flow before it.
@@ -141,17 +197,28 @@ fn larger(mut one: u64, other: u64) -> u64 {
     one
 }
 
-/// Which way of a bucket makes room for a key. Never that of the same flow's other direction: where all ways are equally new,
-/// the second one to come would push out the first.
+/// Which way of a bucket makes room first.
 #[inline(always)]
-fn way_to_take<M: Maps>(bucket: *mut Ways<M>, key: &Key<M>, now: Ticks) -> u32 {
+fn first_to_go<M: Maps>(bucket: *mut Ways<M>, now: Ticks) -> u32 {
     let mut first = 0;
     for way in 0..WAYS {
         // SAFETY: a word of an array value, valid while the program runs.
         let here = unsafe { mark::<M>(bucket, way).read_volatile() };
         first = larger(first, u64::from(Mark(here).precedence(now) * WAYS + way));
     }
-    let way = first as u32 % WAYS;
+    first as u32 % WAYS
+}
+
+/// Which way of a bucket makes room for a key. Never that of the same flow's other direction: where all ways are equally new,
+/// the second one to come would push out the first.
+#[inline(always)]
+fn way_to_take<M: Maps>(bucket: *mut Ways<M>, key: &Key<M>, now: Ticks, known: Room) -> u32 {
+    let mut way = known.0 as u32 % WAYS;
+    // SAFETY: a word of an array value, valid while the program runs.
+    let here = unsafe { mark::<M>(bucket, way).read_volatile() };
+    if u64::from(here) != known.0 >> 32 {
+        way = first_to_go::<M>(bucket, now);
+    }
     // SAFETY: a slot of an array value; whoever has the lock is alone in writing its rewrite.
     let is_peer = unsafe { (*slot::<M>(bucket, way)).flow.undoes(key) };
     (way + u32::from(is_peer)) % WAYS
@@ -159,7 +226,7 @@ fn way_to_take<M: Maps>(bucket: *mut Ways<M>, key: &Key<M>, now: Ticks) -> u32 {
 
 /// Enters a flow. Calls nothing but inlined functions while it holds the lock.
 #[inline(always)]
-fn insert<M: Maps>(key: &Key<M>, flow: &Flow<M::Address>, now: Ticks) -> u32 {
+fn insert<M: Maps>(key: &Key<M>, flow: &Flow<M::Address>, now: Ticks, known: Room) -> u32 {
     let Some(hash) = FLOW_HASH.get(0) else { return REFUSED };
     let (index, entered) = hash.bucket(key, now);
     let Some(bucket) = M::embryonic().get_ptr_mut(index) else { return REFUSED };
@@ -168,7 +235,7 @@ fn insert<M: Maps>(key: &Key<M>, flow: &Flow<M::Address>, now: Ticks) -> u32 {
     unsafe { bpf_spin_lock(&raw mut (*lock).lock) };
     let taken = way_of::<M>(bucket, entered, key) < WAYS;
     if !taken {
-        let way = way_to_take::<M>(bucket, key, now);
+        let way = way_to_take::<M>(bucket, key, now, known);
         let mark = mark::<M>(bucket, way);
         let slot = slot::<M>(bucket, way);
         // SAFETY: words of an array value, valid while the program runs; whoever has the lock is alone in writing them, but
@@ -211,9 +278,14 @@ fn remove<M: Maps>(key: &Key<M>) {
 
 /// Enters one direction of a flow, unless its key is taken.
 #[inline(always)]
-pub(crate) fn enter<M: LockedTable>(key: &Key<M>, flow: &Flow<M::Address>, now: Ticks) -> Result<(), NotInserted> {
+pub(crate) fn enter<M: LockedTable>(
+    key: &Key<M>,
+    flow: &Flow<M::Address>,
+    now: Ticks,
+    known: Room,
+) -> Result<(), NotInserted> {
     use_table(used::EMBRYONIC);
-    match M::insert(key, flow, now) {
+    match M::insert(key, flow, now, known) {
         ENTERED => Ok(()),
         TAKEN => Err(NotInserted::Taken),
         _ => Err(NotInserted::Refused),
@@ -223,7 +295,7 @@ pub(crate) fn enter<M: LockedTable>(key: &Key<M>, flow: &Flow<M::Address>, now: 
 /// Each a BPF global function: the verifier looks at it once, by itself. Such a function takes numbers and pointers that may
 /// be null.
 macro_rules! locked_table {
-    ($maps:ty, $has_mark:ident, $locate:ident, $insert:ident, $remove:ident) => {
+    ($maps:ty, $has_mark:ident, $locate:ident, $seek:ident, $insert:ident, $remove:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $has_mark(index: u32, wanted: u32) -> u32 {
@@ -242,10 +314,25 @@ macro_rules! locked_table {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $insert(key: *const Key<$maps>, flow: *const Flow<<$maps as Maps>::Address>, now: Ticks) -> u32 {
+        extern "C" fn $seek(key: *const Key<$maps>, now: Ticks) -> u64 {
+            // SAFETY: as above.
+            match unsafe { key.as_ref() } {
+                Some(key) => seek::<$maps>(key, now),
+                None => 0,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $insert(
+            key: *const Key<$maps>,
+            flow: *const Flow<<$maps as Maps>::Address>,
+            now: Ticks,
+            known: u64,
+        ) -> u32 {
             // SAFETY: as above, and a flow.
             match unsafe { (key.as_ref(), flow.as_ref()) } {
-                (Some(key), Some(flow)) => insert::<$maps>(key, flow, now),
+                (Some(key), Some(flow)) => insert::<$maps>(key, flow, now, Room(known)),
                 _ => REFUSED,
             }
         }
@@ -270,8 +357,12 @@ macro_rules! locked_table {
                 $locate(key, now)
             }
             #[inline(always)]
-            fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, now: Ticks) -> u32 {
-                $insert(key, flow, now)
+            fn seek(key: &Key<Self>, now: Ticks) -> u64 {
+                $seek(key, now)
+            }
+            #[inline(always)]
+            fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, now: Ticks, known: Room) -> u32 {
+                $insert(key, flow, now, known.0)
             }
             #[inline(always)]
             fn remove(key: &Key<Self>) {
@@ -281,8 +372,8 @@ macro_rules! locked_table {
     };
 }
 
-locked_table!(MapsV4, has_mark_v4, locate_new_v4, insert_new_v4, remove_new_v4);
-locked_table!(MapsV6, has_mark_v6, locate_new_v6, insert_new_v6, remove_new_v6);
+locked_table!(MapsV4, has_mark_v4, locate_new_v4, seek_new_v4, insert_new_v4, remove_new_v4);
+locked_table!(MapsV6, has_mark_v6, locate_new_v6, seek_new_v6, insert_new_v6, remove_new_v6);
 
 /// The functions of this module that are not generic themselves.
 pub(crate) trait LockedTable: Maps {
@@ -290,8 +381,10 @@ pub(crate) trait LockedTable: Maps {
     fn has_mark(index: u32, wanted: Mark) -> u32;
     /// [`locate`].
     fn locate(key: &Key<Self>, now: Ticks) -> u32;
+    /// [`seek`].
+    fn seek(key: &Key<Self>, now: Ticks) -> u64;
     /// [`insert`].
-    fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, now: Ticks) -> u32;
+    fn insert(key: &Key<Self>, flow: &Flow<Self::Address>, now: Ticks, known: Room) -> u32;
     /// [`remove`].
     fn remove(key: &Key<Self>);
 }

@@ -21,7 +21,7 @@ use forwarder_common::{
     flow_state::FlowState,
     packet::Packet,
     parse::Parsed,
-    tables::{At, Draft, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way},
+    tables::{At, Draft, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Room, Tables, Way},
     window::Reached,
 };
 
@@ -219,8 +219,24 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     }
 
     #[inline(always)]
-    fn insert_embryonic(&self, key: &FlowKey<M::Address>, flow: &Flow<M::Address>) -> Result<(), NotInserted> {
-        new_flows::enter::<M>(key, flow, self.now)
+    fn embryonic_or_room(&self, key: &FlowKey<M::Address>) -> Result<Self::Entry, Room> {
+        let flow = new_flows::find_or_room::<M>(key, self.now)?;
+        NonNull::new(flow).map(Entry).ok_or(Room::UNKNOWN)
+    }
+
+    #[inline(always)]
+    fn fetch(&self, room: Room) {
+        new_flows::fetch::<M>(room);
+    }
+
+    #[inline(always)]
+    fn insert_in_room(
+        &self,
+        key: &FlowKey<M::Address>,
+        flow: &Flow<M::Address>,
+        room: Room,
+    ) -> Result<(), NotInserted> {
+        new_flows::enter::<M>(key, flow, self.now, room)
     }
 
     #[inline(always)]

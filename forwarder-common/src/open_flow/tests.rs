@@ -16,6 +16,7 @@ both_families!(
     a_refusing_table_enters_nothing,
     another_cpu_that_is_faster_wins,
     a_flow_being_protected_elsewhere_keeps_its_port,
+    a_port_of_another_flow_is_passed_over,
     any_ports_that_are_chosen_are_in_range_and_nobody_elses,
 );
 
@@ -187,14 +188,17 @@ fn another_cpu_that_is_faster_wins<F: TestFamily>() {
     }
 }
 
-/// Another CPU moves a flow with our reply key to the protected table just before we look there.
+/// Another CPU begins and protects a flow with our reply key, between our looks among the new flows and among the protected ones.
 fn a_flow_being_protected_elsewhere_keeps_its_port<F: TestFamily>() {
     let world = World::<F>::with_rule(Source::Address(F::OURS));
     let first = to::<F>(61_001, Body::Udp);
-    open(&world, &first).unwrap();
-    let key = World::<F>::key(&first);
+    let parsed = F::walk(&first.frame().as_mut_slice(), NETWORK).unwrap();
+    let rule = *world.tables.rule(1).unwrap();
     let act = std::boxed::Box::new(move |tables: &crate::tables::memory::Memory<F::Address>| {
+        let key = parsed.key;
+        open_flow(tables, &parsed, &rule, &mut tables.draft().unwrap()).unwrap();
         let mut flow = tables.embryonic(&key).unwrap().get();
+        assert_eq!(u16::from_be(flow.rewrite.src_port), 61_001);
         let peer_key = flow.peer_key(key.protocol);
         let mut peer = tables.embryonic(&peer_key).unwrap().get();
         tables.protect((&key, &mut flow), (&peer_key, &mut peer)).unwrap();
@@ -205,6 +209,27 @@ fn a_flow_being_protected_elsewhere_keeps_its_port<F: TestFamily>() {
     let second = first.with(|p| p.src = at(F::OTHER_CLIENT, 61_001));
     assert_ne!(open(&world, &second), Ok(61_001));
     assert_eq!(world.entries(), (2, 2));
+}
+
+/// For a port that another flow has, nobody asks whether a socket has it too, until that flow has expired.
+fn a_port_of_another_flow_is_passed_over<F: TestFamily>() {
+    let mut world = World::<F>::with_rule(Source::Address(F::OURS));
+    let first = to::<F>(61_001, Body::Udp);
+    assert_eq!(open(&world, &first), Ok(61_001));
+    let key = World::<F>::key(&first);
+    world.tables.sockets.insert((17, F::address(F::OURS), 61_001u16.to_be()));
+    let second = first.with(|p| p.src = at(F::OTHER_CLIENT, 61_001));
+    assert_ne!(open(&world, &second).unwrap(), 61_001);
+    assert_eq!(world.tables.counted(101).times(Event::PortClash), 0);
+    // What is left of the client's own flow is no obstacle.
+    world.tables.remove_embryonic(&key);
+    assert_ne!(open(&world, &first).unwrap(), 61_001, "the socket has it");
+    assert_eq!(world.tables.counted(101).times(Event::PortClash), 1);
+    world.tables.sockets.clear();
+    world.tables.wait(1_000_000);
+    let third = first.with(|p| p.src = at(F::OTHER_CLIENT, 61_001));
+    world.tables.remove_embryonic(&World::<F>::key(&third));
+    assert_eq!(open(&world, &third), Ok(61_001), "it has expired");
 }
 
 fn any_ports_that_are_chosen_are_in_range_and_nobody_elses<F: TestFamily>() {

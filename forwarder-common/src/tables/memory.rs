@@ -18,7 +18,7 @@ use std::{
     vec::Vec,
 };
 
-use super::{At, Draft, Embedded, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Tables, Way};
+use super::{At, Draft, Embedded, Ends, Event, FlowEntry, Hop, NotInserted, Repeat, Repeated, Room, Tables, Way};
 use crate::{
     abi::{
         Datagram, DatagramKey, Direction, Endpoint, Flow, FlowKey, NextHopState, PortRange, RangeKey, Rule, RuleRef,
@@ -301,7 +301,13 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         self.embryonic(key).is_some()
     }
 
-    fn insert_embryonic(&self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<(), NotInserted> {
+    fn embryonic_or_room(&self, key: &FlowKey<A>) -> Result<Self::Entry, Room> {
+        self.embryonic(key).ok_or(Room::UNKNOWN)
+    }
+
+    fn fetch(&self, _room: Room) {}
+
+    fn insert_in_room(&self, key: &FlowKey<A>, flow: &Flow<A>, _room: Room) -> Result<(), NotInserted> {
         let other_cpu = self.other_cpu.take();
         match other_cpu {
             Some((0, act)) => act(self),
@@ -489,6 +495,8 @@ impl<A: MemoryAddress> Tables<A> for Memory<A> {
         let decision = Decision::of_flow(&flow);
         Some(Box::new(Draft {
             at: At::Tc,
+            room: Room::UNKNOWN,
+            reply_room: Room::UNKNOWN,
             flow,
             peer: flow,
             peer_key: FlowKey::default(),
