@@ -41,7 +41,7 @@ const TC_PRESERVE: Way = forwarder(Hook::Tc, Mode::Preserve);
 const TC_MASQUERADE: Way = forwarder(Hook::Tc, Mode::Masquerade);
 
 /// What `--quick` measures: enough for every ratio that `--check` looks at.
-const QUICK: [&str; 12] = [
+const QUICK: [&str; 13] = [
     "v4/kernel",
     "v4/nftables/1k",
     "v4/xdp/preserve/1k",
@@ -53,6 +53,7 @@ const QUICK: [&str; 12] = [
     "v4/xdp/preserve/1k/1-rule",
     "v4/xdp/preserve/1k/100k-rules",
     "v4/nftables/new",
+    "v4/xdp/masquerade/new",
     "v4/tc/masquerade/new",
 ];
 
