@@ -197,6 +197,19 @@ pub(crate) fn other_lives<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>
     false
 }
 
+/// Whether a protected flow's other direction has this key. Not inlined: a stack frame of its own.
+#[inline(never)]
+pub(crate) fn is_one<A: Address, T: Tables<A>>(tables: &T, forward: &FlowKey<A>, reply: &FlowKey<A>) -> bool {
+    tables.established(forward).is_some_and(|entry| entry.get().undoes(reply))
+}
+
+/// Removes both directions of a protected flow. Not inlined: a stack frame of its own.
+#[inline(never)]
+pub(crate) fn end<A: Address, T: Tables<A>>(tables: &T, forward: &FlowKey<A>, reply: &FlowKey<A>) {
+    let slot = tables.established(forward).map_or(NO_SLOT, |entry| entry.get().sweep_slot);
+    tables.remove_established(forward, reply, slot);
+}
+
 /// Copies an entry that was found by `key` into `draft.flow`; `false` if another flow has taken its place meanwhile.
 /// Not inlined: a stack frame of its own.
 #[inline(never)]

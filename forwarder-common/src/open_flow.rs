@@ -1,11 +1,11 @@
 //! Begins a flow: chooses the source port that the backend will see and enters both directions.
 
 use crate::{
-    abi::{Flow, FlowKey, PortRange, Rule, setting_flags},
+    abi::{Flow, FlowKey, PortRange, Rule, Ticks, elapsed, setting_flags},
     address::Address,
     checksum::Delta,
     decide::{Decision, backend_port, hides, is_from_ourselves},
-    find::lives,
+    find::{end, is_one, lives},
     flow_state::FlowState,
     mapping,
     parse::{Parsed, Transport},
@@ -16,8 +16,12 @@ use crate::{
 
 /// How many ports of each range are tried, after the client's own.
 const TRIES: [u32; 3] = [24, 8, 8];
+/// How many ports are tried before those of ended connections.
+const FREE_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
 /// How many ports are tried in all.
-pub(crate) const ALL_TRIES: u32 = 1 + TRIES[0] + TRIES[1] + TRIES[2];
+pub(crate) const ALL_TRIES: u32 = FREE_TRIES + 12;
+/// How long the port of an ended connection is left alone, in any case: about a second.
+const REST: Ticks = 1000;
 
 /// Enters a flow for a client's packet under a rule that keeps flows, and decides the packet by it. `draft.at` says which hook
 /// it is at.
@@ -144,6 +148,14 @@ impl<A: Address, T: Tables<A>> Repeated for Reservation<'_, A, T> {
         if *ours && tables.settings().flags & setting_flags::MASQUERADE != 0 && mapping::is_mapped(*tables, draft) {
             return Repeat::Again;
         }
+        if attempt >= FREE_TRIES {
+            let Draft { peer_key, outgoing, .. } = &mut **draft;
+            if has_ended(*tables, parsed, peer_key, &mut outgoing.other_key)
+                && is_one(*tables, &outgoing.other_key, peer_key)
+            {
+                end(*tables, &outgoing.other_key, peer_key);
+            }
+        }
         draft.peer.become_peer(&draft.flow, &parsed.key);
         let reply = (&draft.peer_key, &draft.peer, draft.reply_room);
         match enter_reply(*tables, &parsed.key, reply, &mut draft.outgoing.other_key) {
@@ -175,6 +187,32 @@ fn reply_room<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, reply_key:
         return Room::UNKNOWN;
     }
     Room::TAKEN
+}
+
+/// Whether the connection that has this reply key has ended, and a new one may have its port: where all ports are in use, which a few
+/// thousand connections a second to one backend get to while their TIME-WAIT lasts, it is that or no connection. The backend
+/// takes a SYN for what is in TIME-WAIT there (RFC 9293 section 3.10.7.4, RFC 6191); netfilter does the same
+/// (`nf_nat_used_tuple_harder`). `forward_key` becomes the key of its other direction.
+///
+/// Not inlined: a stack frame of its own.
+#[inline(never)]
+fn has_ended<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    reply_key: &FlowKey<A>,
+    forward_key: &mut FlowKey<A>,
+) -> bool {
+    if !matches!(parsed.transport, Transport::Tcp) || parsed.tcp.flags & tcp::SYN == 0 {
+        return false;
+    }
+    let Some(entry) = tables.established(reply_key) else { return false };
+    let flow = entry.get();
+    let closed = FlowState::from_number(flow.state) == FlowState::Closed;
+    if !closed || elapsed(tables.now(), flow.last_seen) < REST {
+        return false;
+    }
+    flow.write_peer_key(reply_key.protocol, forward_key);
+    entry.is_of(reply_key)
 }
 
 /// [`Tables::socket_takes`], not inlined: a stack frame of its own.
@@ -270,8 +308,14 @@ pub(crate) fn candidate<A: Address, T: Tables<A>>(
         first
     } else if attempt <= TRIES[0] + TRIES[1] {
         second
-    } else {
+    } else if attempt < FREE_TRIES {
         third
+    } else {
+        match attempt % 3 {
+            0 => first,
+            1 => second,
+            _ => third,
+        }
     };
     // Where all clients have the same parity (Linux `connect` prefers even ports) the other half would never be used.
     let parity_of = if attempt.is_multiple_of(4) { !wanted } else { wanted };

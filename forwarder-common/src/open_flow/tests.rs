@@ -105,8 +105,9 @@ fn which_port_is_tried_when<F: TestFamily>() {
     let in_order = |tried: &[Option<u16>], parity: u16| {
         let ranges = core::iter::repeat_n(RANGES[0], 24)
             .chain(core::iter::repeat_n(RANGES[1], 8))
-            .chain(core::iter::repeat_n(RANGES[2], 8));
-        assert_eq!(tried.len(), 41);
+            .chain(core::iter::repeat_n(RANGES[2], 8))
+            .chain(core::iter::repeat_n([RANGES[2], RANGES[0], RANGES[1]], 4).flatten());
+        assert_eq!(tried.len(), 53);
         for ((attempt, port), range) in tried.iter().enumerate().skip(1).zip(ranges) {
             let port = port.unwrap();
             // Every fourth has the other parity, or half of the ports would never be used.

@@ -10,6 +10,7 @@ both_families!(
     two_clients_with_the_same_source_port,
     one_client_port_to_two_listens_of_one_backend,
     ports_run_out,
+    where_all_ports_are_taken_an_ended_connections_is_used_again,
     protocols_without_changeable_ports_serve_one_client_each,
     ports_of_local_sockets_are_left_alone,
     a_lost_forward_half_comes_back,
@@ -96,6 +97,47 @@ fn ports_run_out<F: TestFamily>() {
     }
     world.tables.wait(1);
     assert_eq!(opens(&world, &clients[3], Body::Udp).dst.port(), 300);
+}
+
+fn where_all_ports_are_taken_an_ended_connections_is_used_again<F: TestFamily>() {
+    use flags::{ACK, FIN_ACK, SYN, SYN_ACK};
+    let mut world = World::<F>::with_rule(Source::Address(F::OURS));
+    for (range, port) in world.tables.settings.ports.iter_mut().zip([100, 200, 300]) {
+        (range.first, range.last) = (port, port);
+    }
+    let clients = [1, 3, 5, 7].map(|port| to::<F>(port, Body::Tcp(SYN)));
+    let mut answers = Vec::new();
+    for client in &clients[..3] {
+        let answer = opens(&world, client, Body::Tcp(SYN_ACK));
+        world.back(&answer, client.dst, client.src);
+        world.out(&client.with(|p| p.body = Body::Tcp(ACK)), answer.dst, answer.src);
+        answers.push(answer);
+    }
+    assert_eq!(world.entries(), (6, 0));
+    let none = |newcomer: &TestPacket| {
+        world.leaves(Hook::Tc, newcomer, Outcome::DropNoPort);
+        assert_eq!(world.entries(), (6, 0));
+    };
+    world.tables.wait(2000);
+    none(&clients[3]);
+    // Closed by one side, then by both.
+    world.out(&clients[1].with(|p| p.body = Body::Tcp(FIN_ACK)), answers[1].dst, answers[1].src);
+    world.tables.wait(2000);
+    none(&clients[3]);
+    world.back(&answers[1].with(|p| p.body = Body::Tcp(FIN_ACK)), clients[1].dst, clients[1].src);
+    world.tables.wait(999);
+    none(&clients[3]);
+    world.tables.wait(1);
+    // Only for a new connection.
+    none(&clients[3].with(|p| p.body = Body::Tcp(ACK)));
+    assert_eq!(opens(&world, &clients[3], Body::Tcp(SYN_ACK)).dst.port(), 200);
+    assert_eq!(world.entries(), (4, 2));
+    world.tables.check_protected_pairs();
+    // The others go on.
+    for (client, answer) in [(&clients[0], &answers[0]), (&clients[2], &answers[2])] {
+        world.out(&client.with(|p| p.body = Body::Tcp(ACK)), answer.dst, answer.src);
+        world.back(&answer.with(|p| p.body = Body::Tcp(ACK)), client.dst, client.src);
+    }
 }
 
 fn protocols_without_changeable_ports_serve_one_client_each<F: TestFamily>() {
