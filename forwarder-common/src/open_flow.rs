@@ -191,8 +191,10 @@ fn reply_room<A: Address, T: Tables<A>>(tables: &T, key: &FlowKey<A>, reply_key:
 
 /// Whether the connection that has this reply key has ended, and a new one may have its port: where all ports are in use, which a few
 /// thousand connections a second to one backend get to while their TIME-WAIT lasts, it is that or no connection. The backend
-/// takes a SYN for what is in TIME-WAIT there (RFC 9293 section 3.10.7.4, RFC 6191); netfilter does the same
-/// (`nf_nat_used_tuple_harder`). `forward_key` becomes the key of its other direction.
+/// may take a SYN for what is in TIME-WAIT there (RFC 9293 section 3.10.7.4, RFC 6191). Netfilter reuses such ports too
+/// (`nf_nat_used_tuple_harder`), at any age, but only if the SYN's number is beyond the old connection's (`nf_seq_has_advanced`),
+/// which we do not ask: where the backend refuses, the client tries again, as it would without a port.
+/// `forward_key` becomes the key of its other direction.
 ///
 /// Not inlined: a stack frame of its own.
 #[inline(never)]
