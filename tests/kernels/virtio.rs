@@ -95,9 +95,10 @@ fn native(name: &str, to_client: &str, to_home: &str) {
     assert!(xdp > 10 * tc, "forwarded by XDP {xdp}, by TC {tc}");
     let status = forwarder.succeed(&["status", "--format", "json"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    for lost in ["redirects_refused", "redirects_not_taken"] {
-        assert_eq!(status[lost], 0, "{lost}: {status:#}");
-    }
+    assert_eq!(status["redirects_refused"], 0, "{status:#}");
+    // A driver does not take frames while its ring is full, which a slow machine's may be for a moment.
+    let not_taken = status["redirects_not_taken"].as_u64().unwrap();
+    assert!(xdp > 100 * not_taken, "{not_taken} of {xdp} frames were not taken: {status:#}");
 }
 
 /// One queue, for which all CPUs take turns in sending what XDP redirects; and as many as the driver wants for that.

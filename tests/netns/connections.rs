@@ -5,7 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use forwarder_lab::etherparse::{PacketBuilder, TransportSlice};
-use forwarder_lab::{EchoStream, Family, Frame, TcpServer, Topology, patience};
+use forwarder_lab::{EchoStream, Family, Frame, TcpServer, Topology, patience, when_free};
 
 use crate::config::{rule, source};
 use crate::forwarder::Forwarder;
@@ -49,7 +49,7 @@ fn a_half_closed_connection_goes_on(setting: Setting) {
     for family in Family::ALL {
         for client_closes_first in [true, false] {
             let backend = net.backend(family, Source::Masquerade.home_port());
-            let listener = net.home.enter(|| TcpListener::bind(backend)).unwrap().unwrap();
+            let listener = net.home.enter(|| when_free(|| TcpListener::bind(backend))).unwrap().unwrap();
             let at_home = thread::spawn(move || {
                 let stream = listener.accept().unwrap().0;
                 if client_closes_first { send_the_rest(stream) } else { close_and_receive(stream) }

@@ -41,7 +41,7 @@ pub use lab::Lab;
 pub use link::{LinkOptions, Offloads};
 pub use ping::{Ping, PingReply};
 pub use process::Spawned;
-pub use service::{patience, silence};
+pub use service::{patience, silence, when_free};
 pub use steady::Steady;
 pub use tcp::{Crowd, EchoStream, TcpServer, Transfer, Transferred};
 pub use topology::{Family, Shape, Topology};

@@ -97,7 +97,7 @@ pub(crate) fn readable_before(fd: BorrowedFd<'_>, deadline: Instant) -> io::Resu
 
 /// Tries again while the address belongs to somebody who is just going: the last ACK of a connection is on its way, or a
 /// program that another thread is starting still holds a copy of a closed socket. The kernel tells nobody when it is free.
-pub(crate) fn when_free<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub fn when_free<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + patience();
     loop {
         match attempt() {
