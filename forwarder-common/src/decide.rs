@@ -25,7 +25,15 @@ pub struct Decision<A> {
     pub mss: u16,
 }
 
-impl<A: Copy> Decision<A> {
+impl<A: Address> Decision<A> {
+    /// A packet that stays as it is.
+    #[inline(always)]
+    pub(crate) fn none() -> Self {
+        let address = A::default();
+        let rewrite = Rewrite { src: address, dst: address, src_port: 0, dst_port: 0, address_delta: 0, port_delta: 0 };
+        Self { rewrite, counter: 0, direction: Direction::Forward, mss: 0 }
+    }
+
     /// What a flow entry says.
     #[inline(always)]
     pub const fn of_flow(flow: &Flow<A>) -> Self {
@@ -126,16 +134,32 @@ pub(crate) fn is_from_ourselves<A: Address, T: Tables<A>>(tables: &T, parsed: &P
         && tables.way(&Ends { src: parsed.key.dst, dst: parsed.key.src, kind: 0 }).state == NextHopState::Local
 }
 
-/// The rule whose listen a packet is for.
+/// The listen that a packet is for, if a rule has it.
 #[inline(always)]
-pub fn listen_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<&'t Rule<A>> {
-    let endpoint = Endpoint {
+pub fn listen<A: Address>(parsed: &Parsed<A>) -> Endpoint<A> {
+    Endpoint {
         address: parsed.key.dst,
         port: parsed.key.dst_port,
         protocol: parsed.protocol(),
         side: Side::Listen as u8,
-    };
-    rule_at(tables, endpoint)
+    }
+}
+
+/// The backend that a packet comes from, if a stateless rule has it.
+#[inline(always)]
+pub fn backend<A: Address>(parsed: &Parsed<A>) -> Endpoint<A> {
+    Endpoint {
+        address: parsed.key.src,
+        port: parsed.key.src_port,
+        protocol: parsed.protocol(),
+        side: Side::Backend as u8,
+    }
+}
+
+/// The rule whose listen a packet is for.
+#[inline(always)]
+pub fn listen_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<&'t Rule<A>> {
+    rule_at(tables, listen(parsed))
 }
 
 /// The stateless rule whose backend a packet comes from.
@@ -144,13 +168,7 @@ pub fn backend_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed
     if tables.settings().flags & setting_flags::STATELESS == 0 {
         return None;
     }
-    let endpoint = Endpoint {
-        address: parsed.key.src,
-        port: parsed.key.src_port,
-        protocol: parsed.protocol(),
-        side: Side::Backend as u8,
-    };
-    rule_at(tables, endpoint)
+    rule_at(tables, backend(parsed))
 }
 
 /// Whether a rule lets this client in; counted when not.

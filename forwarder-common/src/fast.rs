@@ -6,7 +6,7 @@ use crate::{
     address::Address,
     apply::apply,
     complete::on_the_wire,
-    decide::{Decision, admits, backend_rule, is_hairpin, is_own, listen_rule, stateless_forward, stateless_reply},
+    decide::{Decision, admits, backend, is_hairpin, is_own, listen, stateless_forward, stateless_reply},
     flow_state::FlowState,
     mss,
     packet::Packet,
@@ -83,8 +83,10 @@ pub fn process<F: Family, T: Tables<F::Address>>(
         Ok(parsed) => parsed,
         Err(outcome) => return Tried::done(Verdict::of(outcome)),
     };
-    let (decision, entry) = match decide(tables, &parsed, at) {
-        Ok(decided) => decided,
+    // Not in the result, where it would be undefined for a packet that is left, which the verifier refuses to see stored.
+    let mut decision = Decision::none();
+    let entry = match decide(tables, &parsed, at, &mut decision) {
+        Ok(entry) => entry,
         Err(left) => return left.tried(&parsed),
     };
     let hop = match way_out(packet, tables, (network, at), &parsed, &decision) {
@@ -93,7 +95,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(
     };
     if mss::announced(&parsed)
         && decision.mss != mss::UNCHANGED
-        && !mss::fits::<F, _>(packet, tables, &parsed, hop.mtu, decision.mss)
+        && (at == At::Tc || !mss::fits::<F, _>(packet, tables, &parsed, hop.mtu, decision.mss))
     {
         return Tried::done(Verdict::of(Outcome::ToTc));
     }
@@ -132,10 +134,14 @@ fn note_reached<A: Address, T: Tables<A>>(packet: &impl Packet, tables: &T, pars
     }
 }
 
-type Decided<A, E> = (Decision<A>, Option<E>);
-
+/// What becomes of a packet, and its flow if it has one.
 #[inline(always)]
-fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> Result<Decided<A, T::Entry>, Left> {
+fn decide<A: Address, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    at: At,
+    decision: &mut Decision<A>,
+) -> Result<Option<T::Entry>, Left> {
     let settings = tables.settings();
     let keeps_flows = match at {
         // The answers of a hairpin are for an address of ours, and so for TC.
@@ -153,12 +159,13 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> R
         if state != FlowState::Established || !lives || !plain {
             return Err(Outcome::ToTc.into());
         }
-        return Ok((Decision::of_flow(&flow), Some(entry)));
+        *decision = Decision::of_flow(&flow);
+        return Ok(Some(entry));
     }
     if at == At::Tc && keeps_flows && tables.may_be_new(&parsed.key) {
         return Err(Outcome::ToTc.into());
     }
-    if let Some(rule) = listen_rule(tables, parsed) {
+    if let Some(rule) = tables.named(&listen(parsed)) {
         if rule.flags & rule_flags::STATELESS == 0 {
             return Err(Left::ToBegin);
         }
@@ -171,9 +178,13 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> R
         if is_hairpin(rule, parsed.key.src) {
             return Err(Outcome::ToTc.into());
         }
-        return Ok((stateless_forward(rule, parsed).ok_or(Outcome::ToTc)?, None));
+        *decision = stateless_forward(rule, parsed).ok_or(Outcome::ToTc)?;
+        return Ok(None);
     }
-    match backend_rule(tables, parsed) {
+    if settings.flags & setting_flags::STATELESS == 0 {
+        return Err(Outcome::NotOurs.into());
+    }
+    match tables.named(&backend(parsed)) {
         // A rule that keeps flows may lead to a host of a one-to-one rule: its new flows are looked up at TC.
         Some(rule)
             if rule.flags & rule_flags::PREFIX != 0
@@ -182,7 +193,10 @@ fn decide<A: Address, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, at: At) -> R
         {
             Err(Outcome::ToTc.into())
         }
-        Some(rule) => Ok((stateless_reply(rule, parsed).ok_or(Outcome::ToTc)?, None)),
+        Some(rule) => {
+            *decision = stateless_reply(rule, parsed).ok_or(Outcome::ToTc)?;
+            Ok(None)
+        }
         None => Err(Outcome::NotOurs.into()),
     }
 }

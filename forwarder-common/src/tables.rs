@@ -178,6 +178,19 @@ pub trait Tables<A> {
     {
         decide::find_slot(self, endpoint)
     }
+    /// The rule that names an endpoint in this packet's generation, if the answer can be kept: for the fast path, which leaves
+    /// everything else to the complete one. Good until the next endpoint is asked about: it may be the kept one.
+    #[inline(always)]
+    fn named(&self, endpoint: &Endpoint<A>) -> Option<&Rule<A>>
+    where
+        A: Address,
+        Self: Sized,
+    {
+        match self.slot_of(endpoint) {
+            0 => None,
+            slot => self.rule(slot),
+        }
+    }
     /// What an exact endpoint stands for.
     fn endpoint(&self, endpoint: &Endpoint<A>) -> Option<RuleRef>;
     /// What the longest matching range or whole address stands for.

@@ -14,22 +14,27 @@ use forwarder_common::{
 use crate::{
     access::{tc::TcPacket, xdp::XdpPacket},
     count::{self, Hook},
-    maps::{LAST_VERDICT, RECORD},
+    losses,
+    maps::{LAST_VERDICT, OUT, RECORD},
 };
 
 /// Carries an XDP verdict out.
 #[inline(always)]
 pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
     record(Hook::Xdp, verdict);
-    count::at_xdp(verdict.outcome);
     // All that XDP forwards, and first: a kind is a call away.
     if verdict.outcome == Outcome::Forwarded {
+        count::forwarded_at_xdp();
         if packet.write(0, verdict.hop.link_addresses).is_none() {
             return xdp_action::XDP_ABORTED;
         }
-        // SAFETY: a helper without pointers.
-        return unsafe { bpf_redirect(verdict.hop.interface, 0) as u32 };
+        // Refused where the interface is gone since its next hop was found.
+        return OUT.redirect((verdict.hop.flags >> next_hop_flags::SLOT_SHIFT).into(), 0).unwrap_or_else(|_| {
+            losses::refused();
+            xdp_action::XDP_DROP
+        });
     }
+    count::at_xdp(verdict.outcome);
     match verdict.outcome.kind() {
         Kind::Pass => xdp_action::XDP_PASS,
         // Only TC gives a packet to the neighbour code, and only TC answers.

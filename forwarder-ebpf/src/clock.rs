@@ -5,12 +5,20 @@
 //! verifier replaces it by a load (since Linux 5.6). It counts the same ticks, though in a unit that only the kernel
 //! knows. So the time is asked for once for each tick, and kept together with the tick that it belongs to.
 
-use core::arch::asm;
+use core::{arch::asm, cell::UnsafeCell};
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use forwarder_common::abi::{TICK_SHIFT, Ticks};
 
-use crate::maps::CLOCK;
+/// The tick that the time was last asked for in, and the time. Each interface's programs have their own.
+static CLOCK: Kept = Kept(UnsafeCell::new(0));
+
+/// A word that programs read and write as a whole.
+#[repr(transparent)]
+struct Kept(UnsafeCell<u64>);
+
+// SAFETY: only read and written as one word, by volatile accesses.
+unsafe impl Sync for Kept {}
 
 /// The time. May be behind by one tick of the kernel, for a CPU may ask while another is about to advance it.
 #[inline(always)]
@@ -26,9 +34,9 @@ pub(crate) fn now() -> Ticks {
 fn kept_or_asked() -> Ticks {
     // SAFETY: a helper without arguments.
     let tick = unsafe { bpf_jiffies64() } as u32;
-    let Some(kept) = CLOCK.get_ptr_mut(0) else { return ask() };
-    // SAFETY: a word of an array value, valid while the program runs. One word holds both, so that each CPU sees a time
-    // with its own tick; the last to write wins, and has the same to say.
+    let kept = CLOCK.0.get();
+    // SAFETY: a word of the programs' own data. It holds both, so that each CPU sees a time with its own tick; the last to
+    // write wins, and has the same to say.
     let pair = unsafe { kept.read_volatile() };
     if (pair >> 32) as u32 == tick {
         return pair as Ticks;

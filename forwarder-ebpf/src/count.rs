@@ -28,6 +28,17 @@ pub(crate) fn at_xdp(outcome: Outcome) {
     in_slot(Hook::Xdp, INTERFACE_SLOT.load(), outcome);
 }
 
+/// Counts a packet that XDP forwards, in place of [`at_xdp`]: it is known beforehand which counter that is.
+#[inline(always)]
+pub(crate) fn forwarded_at_xdp() {
+    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(INTERFACE_SLOT.load()) else { return };
+    // SAFETY: as in `in_slot`.
+    let counters = unsafe { &mut *counters };
+    if let Some(counter) = counters.xdp.get_mut(Outcome::Forwarded as usize) {
+        *counter += 1;
+    }
+}
+
 /// Counts how a packet left a TC hook; called once for every packet.
 #[inline(always)]
 pub(crate) fn at_tc(hook: Hook, packet: &TcPacket, outcome: Outcome) {

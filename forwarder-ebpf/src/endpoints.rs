@@ -7,13 +7,14 @@
 use core::{hint::black_box, ptr};
 
 use forwarder_common::{
-    abi::{Endpoint, Meaning},
+    abi::{Endpoint, MEANINGS, Meaning, Rule},
     address::{Address, V4, V6},
     decide,
 };
 
 use crate::{
-    maps::{MEANINGS, Maps, MapsV4, MapsV6, SETTINGS},
+    maps::{Maps, MapsV4, MapsV6, SETTINGS},
+    per_cpu,
     routing::Routed,
     sockets::Sockets,
     tables::KernelTables,
@@ -26,27 +27,69 @@ fn index<A: Address>(endpoint: &Endpoint<A>) -> u32 {
     (endpoint.address.mix() ^ u32::from(u16::from_be(endpoint.port)) ^ side_and_protocol) & (MEANINGS - 1)
 }
 
+/// What this CPU keeps at an endpoint's place; that may be about another one.
+#[inline(always)]
+fn place<M: Maps>(endpoint: &Endpoint<M::Address>) -> Option<*mut Meaning<M::Address>> {
+    per_cpu::value::<_, MEANINGS>(M::meanings(), index(endpoint))
+}
+
+/// Whether what is kept is what an endpoint means in this generation.
+#[inline(always)]
+fn is_about<A: Address>(kept: *mut Meaning<A>, endpoint: &Endpoint<A>, generation: u32) -> bool {
+    // SAFETY: this CPU's own values, valid while the program runs; programs of one CPU that use them run to completion one
+    // after the other.
+    let known = unsafe { &*kept };
+    known.generation == generation && known.endpoint == *endpoint
+}
+
 /// The slot of the rule that names an endpoint in this generation, 0 for none.
 #[inline(always)]
 pub(crate) fn slot_of<M: FoundOnce>(endpoint: &Endpoint<M::Address>, generation: u32) -> u32 {
-    let Some(kept) = M::meanings().get_ptr_mut(index(endpoint)) else { return 0 };
-    // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it run to
-    // completion one after the other.
-    let known = unsafe { &mut *kept };
-    if known.generation == generation && known.endpoint == *endpoint {
-        return known.slot;
+    match place::<M>(endpoint) {
+        // SAFETY: as above.
+        Some(kept) if is_about(kept, endpoint, generation) => unsafe { (*kept).slot },
+        _ => M::find(endpoint, generation),
     }
-    let slot = M::find(endpoint, generation);
-    *known = Meaning { endpoint: *endpoint, generation, slot };
-    slot
 }
 
-/// Finds it in the maps of rules. The settings are read by this function, so after the generation: a flag that says where to
-/// look is set before the generation begins in which it matters, and what is found is kept for all of that.
+/// The rule that names an endpoint in this generation, as it is kept: good until the next endpoint is asked about. None on a
+/// CPU that keeps nothing.
+#[inline(always)]
+pub(crate) fn rule_of<M: FoundOnce>(
+    endpoint: &Endpoint<M::Address>,
+    generation: u32,
+) -> Option<&'static Rule<M::Address>> {
+    let kept = place::<M>(endpoint)?;
+    if !is_about(kept, endpoint, generation) {
+        M::find(endpoint, generation);
+    }
+    // SAFETY: as above; what was found has been put there.
+    let known = unsafe { &*kept };
+    if known.slot == 0 { None } else { Some(&known.rule) }
+}
+
+/// Finds it in the maps of rules, and keeps it. The settings are read by this function, so after the generation: a flag that
+/// says where to look is set before the generation begins in which it matters, and what is found is kept for all of that.
 #[inline(always)]
 fn find<M: Routed + Sockets>(endpoint: &Endpoint<M::Address>, generation: u32) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return 0 };
-    decide::find_slot(&KernelTables::<M>::of_rules(settings, generation), endpoint)
+    let slot = decide::find_slot(&KernelTables::<M>::of_rules(settings, generation), endpoint);
+    keep::<M>(endpoint, generation, slot);
+    slot
+}
+
+/// Keeps what an endpoint means. Not inlined: a stack frame of its own.
+#[inline(never)]
+fn keep<M: Maps>(endpoint: &Endpoint<M::Address>, generation: u32, slot: u32) {
+    let Some(rule) = M::rules().get(slot) else { return };
+    let Some(kept) = place::<M>(endpoint) else { return };
+    // SAFETY: as above. Field by field, for a whole one would be put together on the stack.
+    unsafe {
+        (&raw mut (*kept).endpoint).copy_from_nonoverlapping(endpoint, 1);
+        (*kept).generation = generation;
+        (*kept).slot = slot;
+        (&raw mut (*kept).rule).copy_from_nonoverlapping(rule, 1);
+    }
 }
 
 /// [`find`] as a BPF global function: the verifier looks at it once, by itself. Linux 6.1 gives up if it follows all ways

@@ -5,7 +5,7 @@
 use aya_ebpf::{
     Global,
     bindings::{bpf_spin_lock, bpf_timer},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue},
+    btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue},
     macros::btf_map,
 };
 use forwarder_common::{
@@ -22,6 +22,7 @@ use forwarder_common::{
 
 use crate::cut::Carried;
 use crate::held::{Held, MARKS, Place, RINGS, SLOTS};
+use crate::per_cpu::PerCpuTable;
 
 /// Set by the loader for the XDP program of each interface: its slot in `INTERFACE_COUNTERS`. The TC programs, which take
 /// much longer to verify, serve all interfaces, and look that up.
@@ -34,13 +35,11 @@ pub(crate) static INTERFACE_MAC: Global<[u32; 2]> = Global::new([0; 2]);
 #[unsafe(no_mangle)]
 pub(crate) static RECORD: Global<u8> = Global::new(0);
 
-/// Slots of the per-CPU next-hop table; a power of two, for the index is a masked hash.
-pub(crate) const NEXT_HOP_SLOTS: u32 = 1024;
 const FLOWS: usize = 1;
 const RULES: usize = 1;
 
 /// `BPF_F_MMAPABLE`: such an array begins on a page, so its slots are whole cache lines.
-const ON_PAGES: usize = 1 << 10;
+pub(crate) const ON_PAGES: usize = 1 << 10;
 
 type Flows<A> = Array<FlowSlot<A>, FLOWS, ON_PAGES>;
 /// Protected flows, each with its slot in [`Flows`], and above that its home.
@@ -51,10 +50,8 @@ type HeldFragments<A> = HashMap<Place, Held<A>, { (RINGS * SLOTS) as usize }>;
 type Holding<A> = PerCpuArray<Held<A>, 1>;
 type Endpoints<A> = HashMap<Endpoint<A>, RuleRef, RULES>;
 type Rules<A> = Array<Rule<A>, RULES>;
-/// How many endpoints each CPU knows the rules of; a power of two.
-pub(crate) const MEANINGS: u32 = 1024;
-type Meanings<A> = PerCpuArray<Meaning<A>, { MEANINGS as usize }>;
-type NextHops<A> = PerCpuArray<NextHop<A>, { NEXT_HOP_SLOTS as usize }>;
+type Meanings<A> = PerCpuTable<Meaning<A>>;
+type NextHops<A> = PerCpuTable<NextHop<A>>;
 type SweepKeys<A> = Array<FlowKey<A>, FLOWS>;
 type FreeSlots = Queue<u32, FLOWS>;
 type Drafts<A> = PerCpuArray<Draft<A>, 1>;
@@ -82,6 +79,13 @@ pub(crate) static SLOTS_BY_INDEX: Array<u32, { SMALL_INDICES as usize }> = Array
 /// By interface slot: the program that begins flows at XDP. The loader fills it; what is not there TC does.
 #[btf_map]
 pub(crate) static BEGIN: ProgramArray<{ INTERFACE_SLOTS as usize }> = ProgramArray::new();
+/// By interface slot: the program for IPv6 at XDP. Likewise.
+#[btf_map]
+pub(crate) static XDP_V6: ProgramArray<{ INTERFACE_SLOTS as usize }> = ProgramArray::new();
+/// By interface slot: the interfaces that XDP may send out of. Redirecting by an entry here spares the kernel to look the
+/// interface up by its index.
+#[btf_map]
+pub(crate) static OUT: DevMap<{ INTERFACE_SLOTS as usize }> = DevMap::new();
 #[btf_map]
 pub(crate) static RULE_COUNTERS: PerCpuArray<RuleCounters, RULES> = PerCpuArray::new();
 #[btf_map]
@@ -95,9 +99,6 @@ pub(crate) static CARRIED: PerCpuArray<Carried, 1> = PerCpuArray::new();
 /// A piece of a packet whose checksum is worked out.
 #[btf_map]
 pub(crate) static PIECE: PerCpuArray<Piece, 1> = PerCpuArray::new();
-/// The time, as it was when the kernel's tick count was last seen to change: see [`crate::clock`].
-#[btf_map]
-pub(crate) static CLOCK: Array<u64, 1> = Array::new();
 /// How keys become slots of `FLOWS_*` and buckets of `EMBRYONIC_*`.
 #[btf_map]
 pub(crate) static FLOW_HASH: Array<FlowHash, 1> = Array::new();
@@ -141,9 +142,9 @@ pub(crate) static HELD_V4: HeldFragments<V4> = HashMap::new();
 #[btf_map]
 pub(crate) static HOLDING_V4: Holding<V4> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static MEANINGS_V4: Meanings<V4> = PerCpuArray::new();
+pub(crate) static MEANINGS_V4: Meanings<V4> = Array::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS_V4: NextHops<V4> = PerCpuArray::new();
+pub(crate) static NEXT_HOPS_V4: NextHops<V4> = Array::new();
 #[btf_map]
 pub(crate) static SWEEP_KEYS_V4: SweepKeys<V4> = Array::new();
 #[btf_map]
@@ -174,9 +175,9 @@ pub(crate) static HELD_V6: HeldFragments<V6> = HashMap::new();
 #[btf_map]
 pub(crate) static HOLDING_V6: Holding<V6> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static MEANINGS_V6: Meanings<V6> = PerCpuArray::new();
+pub(crate) static MEANINGS_V6: Meanings<V6> = Array::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS_V6: NextHops<V6> = PerCpuArray::new();
+pub(crate) static NEXT_HOPS_V6: NextHops<V6> = Array::new();
 #[btf_map]
 pub(crate) static SWEEP_KEYS_V6: SweepKeys<V6> = Array::new();
 #[btf_map]

@@ -16,7 +16,7 @@ use aya_ebpf::{
     helpers::{bpf_check_mtu, bpf_fib_lookup},
 };
 use forwarder_common::{
-    abi::{NextHop, NextHopState, Settings, elapsed, interface_flags, next_hop_flags, setting_flags},
+    abi::{NEXT_HOPS, NextHop, NextHopState, Settings, elapsed, interface_flags, next_hop_flags, setting_flags},
     address::{Address, V4, V6},
     steer,
     tables::{At, Ends, Hop, Tables as _, Way},
@@ -24,8 +24,9 @@ use forwarder_common::{
 
 use crate::{
     endpoints::FoundOnce,
-    maps::{INTERFACES, Maps, MapsV4, MapsV6, NEXT_HOP_SLOTS},
+    maps::{INTERFACES, Maps, MapsV4, MapsV6},
     new_flows::LockedTable,
+    per_cpu,
     protected::OnceVerified,
     sockets::Sockets,
     tables::KernelTables,
@@ -99,8 +100,8 @@ fn place<M: Routed>(
     let by_source = settings.flags & (setting_flags::ROUTE_BY_SOURCE | setting_flags::STEER) != 0;
     let src = if by_source { src } else { M::Address::default() };
     let mix = if by_source { dst.mix() ^ src.mix() ^ kind.mix() } else { dst.mix() };
-    let index = mix & (NEXT_HOP_SLOTS - 1);
-    let slot = M::next_hops().get_ptr_mut(index)?;
+    let index = mix & (NEXT_HOPS - 1);
+    let slot = per_cpu::value::<_, NEXT_HOPS>(M::next_hops(), index)?;
     // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it
     // run to completion one after the other.
     Some((unsafe { &mut *slot }, src))
@@ -257,13 +258,13 @@ fn ask_kernel<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address
 
 #[inline(always)]
 fn interface_flags(interface: u32) -> u16 {
-    // SAFETY: copied at once; a single word.
-    let known = unsafe { INTERFACES.get(interface) }.map_or(0, |interface| interface.flags);
+    // SAFETY: copied at once; the loader replaces entries.
+    let Some(known) = (unsafe { INTERFACES.get(interface) }).copied() else { return 0 };
     let mut flags = 0;
-    if known & interface_flags::XDP_OUT != 0 {
-        flags |= next_hop_flags::XDP_OUT;
+    if known.flags & interface_flags::XDP_OUT != 0 {
+        flags |= next_hop_flags::XDP_OUT | known.slot << next_hop_flags::SLOT_SHIFT;
     }
-    if known & interface_flags::NO_LINK_HEADER != 0 {
+    if known.flags & interface_flags::NO_LINK_HEADER != 0 {
         flags |= next_hop_flags::NO_LINK_HEADER;
     }
     flags

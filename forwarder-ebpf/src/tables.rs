@@ -264,6 +264,11 @@ impl<M: Routed + Sockets> Tables<M::Address> for KernelTables<M> {
     }
 
     #[inline(always)]
+    fn named(&self, endpoint: &Endpoint<M::Address>) -> Option<&Rule<M::Address>> {
+        endpoints::rule_of::<M>(endpoint, self.generation)
+    }
+
+    #[inline(always)]
     fn endpoint(&self, endpoint: &Endpoint<M::Address>) -> Option<RuleRef> {
         // SAFETY: copied at once; the loader replaces entries, it never writes into one.
         unsafe { M::endpoints().get(endpoint) }.copied()

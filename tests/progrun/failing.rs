@@ -37,6 +37,7 @@ mod helper {
     pub(super) const MAP_UPDATE_ELEM: u32 = 2;
     pub(super) const SKB_STORE_BYTES: u32 = 9;
     pub(super) const L4_CSUM_REPLACE: u32 = 11;
+    pub(super) const TAIL_CALL: u32 = 12;
     pub(super) const CLONE_REDIRECT: u32 = 13;
     pub(super) const SKB_LOAD_BYTES: u32 = 26;
     pub(super) const CSUM_DIFF: u32 = 28;
@@ -44,6 +45,7 @@ mod helper {
     pub(super) const SKB_PULL_DATA: u32 = 39;
     pub(super) const SKB_CHANGE_HEAD: u32 = 43;
     pub(super) const SKB_ADJUST_ROOM: u32 = 50;
+    pub(super) const REDIRECT_MAP: u32 = 51;
     pub(super) const FIB_LOOKUP: u32 = 69;
     pub(super) const MAP_POP_ELEM: u32 = 88;
     pub(super) const CHECK_MTU: u32 = 163;
@@ -189,6 +191,31 @@ fn stateless_goes_on(world: &mut World, family: Family) {
     let packet = TestPacket::new(client, end(family, "public", 80), Udp);
     let left = forward("kept", packet.forwarded(client, backend));
     check(world, "without state", Hook::Xdp, &packet, &left.into());
+}
+
+/// Nothing says so to the program's caller but what it returns: the tracepoints tell of what is refused later.
+#[test]
+fn an_interface_that_is_gone_takes_nothing() {
+    const XDP_DROP: u32 = 1;
+    with_failing(helper::REDIRECT_MAP, |world, family| {
+        let packet = TestPacket::new(end(family, "client", 40_000), end(family, "public", 80), Udp);
+        let frame = arriving(world, &packet);
+        let [refused, not_taken] = load::redirect_losses(&world.pins).unwrap();
+        let ran = world.run(Hook::Xdp, &frame);
+        assert_eq!((ran.outcome, ran.returned), (Outcome::Forwarded, XDP_DROP), "{family:?}");
+        assert_eq!(load::redirect_losses(&world.pins).unwrap(), [refused + 1, not_taken], "{family:?}");
+    });
+}
+
+#[test]
+fn ipv6_without_its_program_goes_to_tc() {
+    with_failing(helper::TAIL_CALL, |world, family| match family {
+        Family::V4 => stateless_goes_on(world, family),
+        Family::V6 => {
+            let packet = TestPacket::new(end(family, "client", 40_000), end(family, "public", 80), Udp);
+            check(world, "not handed over", Hook::Xdp, &packet, &Outcome::ToTc.into());
+        }
+    });
 }
 
 #[test]

@@ -128,7 +128,8 @@ fn every_program_loads() {
                 "forwarder_tc",
                 "forwarder_tc_l3",
                 "forwarder_xdp",
-                "forwarder_xdp_begin"
+                "forwarder_xdp_begin",
+                "forwarder_xdp_v6"
             ]
         );
         let pins = world.pins.join("maps");

@@ -1,6 +1,6 @@
 //! What a rule names: the keys that find a rule from a packet, and the reference they yield.
 
-use super::layout;
+use super::{Rule, layout};
 use crate::address::{V4, V6};
 
 /// Which end of a rule an endpoint is.
@@ -131,7 +131,8 @@ layout!(AllowKey<V6>, 24, [u32, u32, V6]);
 
 /// Which rule an endpoint was found to name: kept by each CPU for the packets after it.
 ///
-/// What an endpoint means in a generation never changes, so there is nothing to take back.
+/// What an endpoint means in a generation never changes, and neither does a rule that something names, so there is nothing
+/// to take back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Meaning<A> {
@@ -141,9 +142,14 @@ pub struct Meaning<A> {
     pub generation: u32,
     /// The rule's slot; 0 for no rule.
     pub slot: u32,
+    /// The rule, if there is one.
+    pub rule: Rule<A>,
 }
-layout!(Meaning<V4>, 16, [Endpoint<V4>, u32, u32]);
-layout!(Meaning<V6>, 28, [Endpoint<V6>, u32, u32]);
+layout!(Meaning<V4>, 48, [Endpoint<V4>, u32, u32, Rule<V4>]);
+layout!(Meaning<V6>, 108, [Endpoint<V6>, u32, u32, Rule<V6>]);
+
+/// How many endpoints each CPU keeps the meaning of; a power of two.
+pub const MEANINGS: u32 = 4096;
 
 /// What an endpoint stands for, before and after a change of the rules.
 ///

@@ -19,18 +19,18 @@ mod rule;
 mod settings;
 
 pub use counters::{INTERFACE_SLOTS, InterfaceCounters, RuleCounters, Traffic};
-pub use endpoint::{AllowKey, Endpoint, Meaning, RangeKey, RuleRef, Side};
+pub use endpoint::{AllowKey, Endpoint, MEANINGS, Meaning, RangeKey, RuleRef, Side};
 pub use flow::{Direction, Flow, FlowKey, Rewrite, flow_flags};
 pub use flow_table::{FlowHash, FlowSlot, Place, REACH, Slotted, Tag, WENT_ON, near, used};
 pub use fragment::{Datagram, DatagramKey, Fate};
 pub use interface::{KnownInterface, SMALL_INDICES, interface_flags};
 pub use new_flows::{Bucket, FLOWS_PER_BUCKET, Mark, WAYS};
-pub use next_hop::{NextHop, NextHopState, next_hop_flags};
+pub use next_hop::{NEXT_HOPS, NextHop, NextHopState, next_hop_flags};
 pub use rule::{Rule, rule_flags};
 pub use settings::{PortRange, Settings, Timeouts, setting_flags};
 
 /// The version of all layouts and of their meaning; stored in [`Settings::version`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Time as the maps keep it: monotonic since boot, in units of 2^20 ns (1.048576 ms), wrapping after 52 days.
 ///

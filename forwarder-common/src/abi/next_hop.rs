@@ -34,6 +34,9 @@ pub struct NextHop<A> {
 layout!(NextHop<V4>, 48, [V4, V4, u32, u32, u32, u32, u32, u32, [u8; 12], u16, u16]);
 layout!(NextHop<V6>, 72, [V6, V6, u32, u32, u32, u32, u32, u32, [u8; 12], u16, u16]);
 
+/// How many next hops each CPU keeps; a power of two, for the index is a masked hash.
+pub const NEXT_HOPS: u32 = 1024;
+
 /// What kind of answer a [`NextHop`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
@@ -78,4 +81,6 @@ pub mod next_hop_flags {
     pub const NO_LINK_HEADER: u16 = 1 << 1;
     /// XDP asked anew: the next packet goes by the kernel's neighbour code, so that a dead neighbour is noticed.
     pub const CONFIRM: u16 = 1 << 2;
+    /// With [`XDP_OUT`]: the bits above are the interface's slot, by which XDP redirects.
+    pub const SLOT_SHIFT: u16 = 8;
 }

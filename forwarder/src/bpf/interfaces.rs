@@ -3,24 +3,31 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, DevMap, HashMap, Map, MapData};
 use forwarder_common::abi::{KnownInterface, SMALL_INDICES, interface_flags};
 
 use super::{Plain, load::pinned};
 
-/// The two maps that interfaces stand in.
+/// The maps that interfaces stand in.
 struct Interfaces {
     known: HashMap<MapData, u32, Plain<KnownInterface>>,
     slots: Array<MapData, u32>,
+    out: DevMap<MapData>,
 }
 
 impl Interfaces {
     fn open(pins: &Path) -> Result<Self> {
         let known = pinned(pins, "INTERFACES", Map::HashMap)?;
-        Ok(Self { known, slots: pinned(pins, "SLOTS_BY_INDEX", Map::Array)? })
+        Ok(Self { known, slots: pinned(pins, "SLOTS_BY_INDEX", Map::Array)?, out: pinned(pins, "OUT", Map::DevMap)? })
     }
 
     fn insert(&mut self, index: u32, interface: KnownInterface) -> Result<()> {
+        // Before the programs know that they may send there. The kernel removes it when the interface goes.
+        if interface.flags & interface_flags::XDP_OUT != 0 {
+            self.out
+                .set(interface.slot.into(), index, None, 0)
+                .with_context(|| format!("cannot enter interface {index} into map OUT"))?;
+        }
         self.known
             .insert(index, Plain(interface), 0)
             .with_context(|| format!("cannot enter interface {index} into map INTERFACES"))?;

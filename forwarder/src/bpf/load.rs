@@ -22,8 +22,12 @@ use crate::config;
 
 /// The XDP program of an interface.
 pub const XDP: &str = "forwarder_xdp";
-/// The program that it hands packets over to which begin flows.
+/// The program that begins flows at XDP.
 pub const XDP_BEGIN: &str = "forwarder_xdp_begin";
+/// The program for IPv6 at XDP.
+pub const XDP_V6: &str = "forwarder_xdp_v6";
+/// The programs that XDP programs hand packets over to, and the maps that those find them in, by the interface's slot.
+const HANDED_TO: [(&str, &str); 2] = [(XDP_BEGIN, "BEGIN"), (XDP_V6, "XDP_V6")];
 /// The TC ingress program of an interface with Ethernet headers.
 pub const TC: &str = "forwarder_tc";
 /// The TC ingress program of an interface that delivers bare IP packets.
@@ -95,13 +99,16 @@ pub fn open_object(bytes: &[u8], pins: &Path, sizes: &Sizes, globals: Globals) -
     })
 }
 
-/// Loads the XDP program of the interface in `slot` into the kernel, and before it the one that it hands packets over to.
+/// Loads the XDP program of the interface in `slot` into the kernel, and before it those that it hands packets over to.
 pub fn xdp(bpf: &mut Ebpf, slot: u32) -> Result<&mut Xdp> {
-    let begin = loaded_xdp(bpf, XDP_BEGIN)?.fd().context("the kernel gave no program")?;
-    let begin = begin.try_clone().context("cannot keep a program of the kernel's")?;
-    let map = bpf.map_mut("BEGIN").context("the BPF object has no map BEGIN")?;
-    let mut map: ProgramArray<&mut MapData> = map.try_into().context("map BEGIN is no array of programs")?;
-    map.set(slot, &begin, 0).context("cannot write map BEGIN")?;
+    for (name, programs) in HANDED_TO {
+        let program = loaded_xdp(bpf, name)?.fd().context("the kernel gave no program")?;
+        let program = program.try_clone().context("cannot keep a program of the kernel's")?;
+        let map = bpf.map_mut(programs).with_context(|| format!("the BPF object has no map {programs}"))?;
+        let mut map: ProgramArray<&mut MapData> =
+            map.try_into().with_context(|| format!("map {programs} is no array of programs"))?;
+        map.set(slot, &program, 0).with_context(|| format!("cannot write map {programs}"))?;
+    }
     loaded_xdp(bpf, XDP)
 }
 

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use forwarder_common::{
     abi::{
-        AllowKey, Endpoint, FLOWS_PER_BUCKET, FlowHash, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side,
-        VERSION,
+        AllowKey, Endpoint, FLOWS_PER_BUCKET, FlowHash, Layout, MEANINGS, NEXT_HOPS, RangeKey, Rule, RuleCounters,
+        RuleRef, Settings, Side, VERSION,
     },
     address::{V4, V6},
 };
@@ -69,11 +69,31 @@ pub fn map_sizes(sizes: &Sizes) -> BTreeMap<&'static str, u32> {
         ("RANGES_V4", "RANGES_V6", sizes.ranges),
         ("ALLOW_V4", "ALLOW_V6", sizes.allow),
     ];
-    let mut entries = BTreeMap::from([("RULE_COUNTERS", sizes.counters)]);
+    let [meanings, next_hops] = [online_cpus().saturating_mul(MEANINGS), possible_cpus().saturating_mul(NEXT_HOPS)];
+    let mut entries = BTreeMap::from([
+        ("RULE_COUNTERS", sizes.counters),
+        ("MEANINGS_V4", meanings),
+        ("MEANINGS_V6", meanings),
+        ("NEXT_HOPS_V4", next_hops),
+        ("NEXT_HOPS_V6", next_hops),
+    ]);
     for (v4, v6, size) in flows {
         entries.extend([(v4, size), (v6, size)]);
     }
     entries
+}
+
+/// How many CPUs the machine has now: one more than the highest number. What the programs keep for a CPU they find out
+/// anew on one that comes later.
+fn online_cpus() -> u32 {
+    let cpus = aya::util::online_cpus().ok().and_then(|cpus| cpus.into_iter().max());
+    cpus.unwrap_or_default().saturating_add(1)
+}
+
+/// How many CPUs the machine may ever have, those that it has now included.
+fn possible_cpus() -> u32 {
+    let possible = aya::util::nr_cpus().ok().and_then(|cpus| cpus.try_into().ok()).unwrap_or(1);
+    online_cpus().max(possible)
 }
 
 impl Tables {
