@@ -39,7 +39,7 @@ fn is_about<A: Address>(kept: *mut Meaning<A>, endpoint: &Endpoint<A>, generatio
     // SAFETY: this CPU's own values, valid while the program runs; programs of one CPU that use them run to completion one
     // after the other.
     let known = unsafe { &*kept };
-    known.generation == generation && known.endpoint == *endpoint
+    known.generation == generation && known.endpoint.is(endpoint)
 }
 
 /// The slot of the rule that names an endpoint in this generation, 0 for none.

@@ -1,7 +1,7 @@
 //! What a rule names: the keys that find a rule from a packet, and the reference they yield.
 
 use super::{Rule, layout};
-use crate::address::{V4, V6};
+use crate::address::{Address, V4, V6};
 
 /// Which end of a rule an endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,21 @@ pub struct Endpoint<A> {
     pub protocol: u8,
     /// [`Side`] as a number.
     pub side: u8,
+}
+
+impl<A: Address> Endpoint<A> {
+    /// Whether this is another one too: as `==`, in words where that goes byte by byte.
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        self.tail() == other.tail() && self.address == other.address
+    }
+
+    /// What stands behind the address, as a word.
+    #[inline(always)]
+    const fn tail(&self) -> u32 {
+        let [p0, p1] = self.port.to_ne_bytes();
+        u32::from_ne_bytes([p0, p1, self.protocol, self.side])
+    }
 }
 layout!(Endpoint<V4>, 8, [V4, u16, u8, u8]);
 layout!(Endpoint<V6>, 20, [V6, u16, u8, u8]);

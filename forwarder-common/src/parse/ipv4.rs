@@ -46,6 +46,8 @@ impl Header4 {
     }
 }
 
+/// The first byte of a header without options.
+const PLAIN: u8 = 4 << 4 | (ipv4::LEN / 4) as u8;
 /// A TTL of 1 in a word with the protocol, which stands behind it.
 pub(super) const ONE_HOP: u16 = u16::from_ne_bytes([1, 0]);
 /// What the header's checksum changes by with it (RFC 1624 section 3): whatever the word is, its complement and what is one less
@@ -58,9 +60,13 @@ pub(super) fn header4(packet: &impl Packet, network: usize) -> Result<Header4, O
     let [vihl, _, l0, l1] = first.to_ne_bytes();
     let [i0, i1, f0, f1] = second.to_ne_bytes();
     let [ttl, protocol, _, _] = third.to_ne_bytes();
-    let header_length = (vihl & 0x0f) as usize * 4;
+    // One comparison for what nearly every packet has: version 4, and a header without options.
+    let header_length = if vihl == PLAIN { ipv4::LEN } else { (vihl & 0x0f) as usize * 4 };
+    if vihl != PLAIN && (vihl >> 4 != 4 || header_length < ipv4::LEN) {
+        return Err(Outcome::Malformed);
+    }
     let total_length = u16::from_be_bytes([l0, l1]);
-    if vihl >> 4 != 4 || header_length < ipv4::LEN || (total_length as usize) < header_length {
+    if (total_length as usize) < header_length {
         return Err(Outcome::Malformed);
     }
     if packet.length() < network + total_length as usize {

@@ -75,12 +75,12 @@ pub(super) fn transport(
     end: usize,
     protocol: u8,
 ) -> Result<TransportHeader, Outcome> {
-    // A frame may go on after its packet (Ethernet padding): what is read there is no header.
-    if end < offset + shortest_header(protocol) {
-        return Err(Outcome::Malformed);
-    }
+    // A frame may go on after its packet (Ethernet padding): what is read there is no header. Asked for each protocol by
+    // itself, so that only one comparison says which it is.
+    let is_there = |header: usize| if end < offset + header { Err(Outcome::Malformed) } else { Ok(()) };
     match protocol {
         protocol::TCP => {
+            is_there(tcp::LEN)?;
             let [ports, sequence, acknowledgment, flags, _] = packet.words(offset).ok_or(Outcome::Malformed)?;
             let [src_port, dst_port] = pair_of(ports);
             let [_, flags, _, _] = flags.to_ne_bytes();
@@ -94,11 +94,13 @@ pub(super) fn transport(
         }
         // All three have ports first and a checksum over them and the addresses at the same place.
         protocol::UDP | protocol::UDP_LITE | protocol::DCCP => {
+            is_there(udp::LEN)?;
             let [ports, _] = packet.words(offset).ok_or(Outcome::Malformed)?;
             let [src_port, dst_port] = pair_of(ports);
             Ok(TransportHeader::new(Transport::Udp, src_port, dst_port))
         }
         protocol::ICMP | protocol::ICMPV6 => {
+            is_there(icmp::LEN)?;
             let [kind, identifier] = packet.words(offset).ok_or(Outcome::Malformed)?;
             let [identifier, _] = pair_of(identifier);
             let [kind, _, _, _] = kind.to_ne_bytes();
@@ -121,13 +123,17 @@ pub(super) fn transport(
             }
         }
         protocol::SCTP => {
+            is_there(sctp::LEN)?;
             let [ports, _, _] = packet.words(offset).ok_or(Outcome::Malformed)?;
             let [src_port, dst_port] = pair_of(ports);
             Ok(TransportHeader::new(Transport::Sctp, src_port, dst_port))
         }
         // AH authenticates the addresses (RFC 4302 section 3.3.3); protocol 0 inside is no protocol.
         protocol::AH | 0 => Err(Outcome::Untranslatable),
-        _ => Ok(TransportHeader::new(Transport::Other, 0, 0)),
+        _ => {
+            is_there(0)?;
+            Ok(TransportHeader::new(Transport::Other, 0, 0))
+        }
     }
 }
 
