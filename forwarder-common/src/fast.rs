@@ -93,6 +93,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(
         Ok(hop) => hop,
         Err(outcome) => return Tried::done(Verdict::of(outcome)),
     };
+    // At TC the complete path looks at it: here the stack has no room for that question.
     if mss::announced(&parsed)
         && decision.mss != mss::UNCHANGED
         && (at == At::Tc || !mss::fits::<F, _>(packet, tables, &parsed, hop.mtu, decision.mss))
