@@ -145,15 +145,15 @@ pub fn listen<A: Address>(parsed: &Parsed<A>) -> Endpoint<A> {
     }
 }
 
-/// The backend that a packet comes from, if a stateless rule has it.
+/// The backend that a packet comes from, if a stateless rule has it; `None` where there are no stateless rules.
 #[inline(always)]
-pub fn backend<A: Address>(parsed: &Parsed<A>) -> Endpoint<A> {
-    Endpoint {
+pub fn backend<A: Address>(settings: &Settings, parsed: &Parsed<A>) -> Option<Endpoint<A>> {
+    (settings.flags & setting_flags::STATELESS != 0).then(|| Endpoint {
         address: parsed.key.src,
         port: parsed.key.src_port,
         protocol: parsed.protocol(),
         side: Side::Backend as u8,
-    }
+    })
 }
 
 /// The rule whose listen a packet is for.
@@ -165,10 +165,7 @@ pub fn listen_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<
 /// The stateless rule whose backend a packet comes from.
 #[inline(always)]
 pub fn backend_rule<'t, A: Address, T: Tables<A>>(tables: &'t T, parsed: &Parsed<A>) -> Option<&'t Rule<A>> {
-    if tables.settings().flags & setting_flags::STATELESS == 0 {
-        return None;
-    }
-    rule_at(tables, backend(parsed))
+    rule_at(tables, backend(tables.settings(), parsed)?)
 }
 
 /// Whether a rule lets this client in; counted when not.

@@ -182,10 +182,7 @@ fn decide<A: Address, T: Tables<A>>(
         *decision = stateless_forward(rule, parsed).ok_or(Outcome::ToTc)?;
         return Ok(None);
     }
-    if settings.flags & setting_flags::STATELESS == 0 {
-        return Err(Outcome::NotOurs.into());
-    }
-    match tables.named(&backend(parsed)) {
+    match backend(settings, parsed).and_then(|backend| tables.named(&backend)) {
         // A rule that keeps flows may lead to a host of a one-to-one rule: its new flows are looked up at TC.
         Some(rule)
             if rule.flags & rule_flags::PREFIX != 0

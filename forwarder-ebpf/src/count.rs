@@ -3,7 +3,7 @@
 use core::hint::black_box;
 
 use forwarder_common::{
-    abi::{Direction, KnownInterface, RuleCounters, interface_flags},
+    abi::{Direction, InterfaceCounters, KnownInterface, RuleCounters, interface_flags},
     tables::Event,
     verdict::Outcome,
 };
@@ -31,9 +31,7 @@ pub(crate) fn at_xdp(outcome: Outcome) {
 /// Counts a packet that XDP forwards, in place of [`at_xdp`]: it is known beforehand which counter that is.
 #[inline(always)]
 pub(crate) fn forwarded_at_xdp() {
-    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(INTERFACE_SLOT.load()) else { return };
-    // SAFETY: as in `in_slot`.
-    let counters = unsafe { &mut *counters };
+    let Some(counters) = of_interface(INTERFACE_SLOT.load()) else { return };
     if let Some(counter) = counters.xdp.get_mut(Outcome::Forwarded as usize) {
         *counter += 1;
     }
@@ -63,11 +61,17 @@ pub(crate) fn served(packet: &TcPacket) -> Option<KnownInterface> {
     (interface.flags & interface_flags::SERVED != 0).then_some(interface)
 }
 
+/// This CPU's counters of the interface in a slot.
+#[inline(always)]
+fn of_interface(slot: u32) -> Option<&'static mut InterfaceCounters> {
+    let counters = INTERFACE_COUNTERS.get_ptr_mut(slot)?;
+    // SAFETY: this CPU's own copy, valid while the program runs; programs of one hook do not interrupt each other on a CPU.
+    Some(unsafe { &mut *counters })
+}
+
 #[inline(always)]
 fn in_slot(hook: Hook, slot: u32, outcome: Outcome) {
-    let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(slot) else { return };
-    // SAFETY: this CPU's own copy, and programs of one hook do not interrupt each other on a CPU.
-    let counters = unsafe { &mut *counters };
+    let Some(counters) = of_interface(slot) else { return };
     let of_hook = match hook {
         Hook::Xdp => &mut counters.xdp,
         Hook::Tc => &mut counters.tc,

@@ -60,12 +60,14 @@ pub(crate) fn rule_of<M: FoundOnce>(
     generation: u32,
 ) -> Option<&'static Rule<M::Address>> {
     let kept = place::<M>(endpoint)?;
-    if !is_about(kept, endpoint, generation) {
-        M::find(endpoint, generation);
-    }
-    // SAFETY: as above; what was found has been put there.
-    let known = unsafe { &*kept };
-    if known.slot == 0 { None } else { Some(&known.rule) }
+    let slot = if is_about(kept, endpoint, generation) {
+        // SAFETY: as above.
+        unsafe { (*kept).slot }
+    } else {
+        M::find(endpoint, generation)
+    };
+    // SAFETY: as above; what was found stands there by now.
+    if slot == 0 { None } else { Some(unsafe { &(*kept).rule }) }
 }
 
 /// Finds it in the maps of rules, and keeps it. The settings are read by this function, so after the generation: a flag that

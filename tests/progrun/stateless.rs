@@ -1,13 +1,15 @@
 //! Rules that keep no flow: both hooks do the same.
 
 use aya::maps::{Array, Map, MapData};
+use forwarder::bpf::load;
+use forwarder_common::verdict::Outcome;
 use forwarder_lab::Family;
 
-use crate::fixture::{check_both, forward, reply, warm_up};
+use crate::fixture::{check, check_both, forward, reply, warm_up};
 use crate::plan::{Side, end};
 use crate::test_packet::Body::{Sctp, Tcp, Udp};
 use crate::test_packet::{Body, TestPacket, flags};
-use crate::world;
+use crate::world::{self, Hook};
 
 const RULES: &str = include_str!("../fixtures/rules.toml");
 
@@ -36,6 +38,33 @@ fn a_packet_to_a_listen_goes_to_the_backend_and_its_answer_back() {
                     let answer = TestPacket::new(backend, client, body);
                     check_both(world, about, &answer, reply(rule, answer.forwarded(listen, client)));
                 }
+            }
+        }
+    });
+}
+
+/// One that was brought up after the maps were made has no part of what each keeps of rules.
+#[test]
+fn a_cpu_that_keeps_nothing_leaves_all_to_the_complete_path() {
+    let keep_nothing = |sizes: &mut load::Sizes| {
+        for map in ["MEANINGS_V4", "MEANINGS_V6"] {
+            assert!(sizes.insert(map, 1) > Some(1), "{map}");
+        }
+    };
+    world::with_sizes(RULES, keep_nothing, |world| {
+        warm_up(world);
+        for family in Family::ALL {
+            let (client, listen) = (end(family, "client", 40_000), end(family, "public", 80));
+            let backend = end(family, "backend", 80);
+            for body in [Tcp(flags::SYN), Tcp(flags::ACK), Udp] {
+                let request = TestPacket::new(client, listen, body);
+                check(world, "request", Hook::Xdp, &request, &Outcome::NotOurs.into());
+                let expected = forward("kept", request.forwarded(client, backend));
+                check(world, "request", Hook::Tc, &request, &expected.into());
+                let answer = TestPacket::new(backend, client, body);
+                check(world, "answer", Hook::Xdp, &answer, &Outcome::NotOurs.into());
+                let expected = reply("kept", answer.forwarded(listen, client));
+                check(world, "answer", Hook::Tc, &answer, &expected.into());
             }
         }
     });

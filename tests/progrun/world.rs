@@ -102,15 +102,36 @@ pub(crate) fn with_object(
     change: impl FnOnce(&mut Compiled) + Send,
     test: impl FnOnce(&mut World) + Send,
 ) {
+    with_object_and_sizes(object, template, change, |_| {}, test);
+}
+
+/// As [`with`], with maps of other sizes.
+pub(crate) fn with_sizes(
+    template: &str,
+    resize: impl FnOnce(&mut load::Sizes) + Send,
+    test: impl FnOnce(&mut World) + Send,
+) {
+    with_object_and_sizes(BPF_OBJECT, template, |_| {}, resize, test);
+}
+
+fn with_object_and_sizes(
+    object: &[u8],
+    template: &str,
+    change: impl FnOnce(&mut Compiled) + Send,
+    resize: impl FnOnce(&mut load::Sizes) + Send,
+    test: impl FnOnce(&mut World) + Send,
+) {
     let lab = Lab::new("progrun").unwrap();
     let host = network(&lab);
     let pins = lab.pins("pins").unwrap();
     let indices = Side::ALL.map(|side| host.ifindex(side.interface()).unwrap());
     let mut compiled = ready(compile_for(indices, template));
     change(&mut compiled);
+    let mut sizes = tables::map_sizes(&compiled.sizes);
+    resize(&mut sizes);
     host.enter(|| {
         stay_on_one_cpu();
-        let mut world = World::load(object, &host, &pins, &compiled);
+        let mut world = World::load(object, &host, &pins, &compiled, &sizes);
         test(&mut world);
     })
     .unwrap();
@@ -195,7 +216,7 @@ fn stay_on_one_cpu() {
 }
 
 impl World {
-    fn load(object: &[u8], host: &Host, pins: &Path, compiled: &Compiled) -> Self {
+    fn load(object: &[u8], host: &Host, pins: &Path, compiled: &Compiled, sizes: &load::Sizes) -> Self {
         {
             static MOUNT: Mutex<()> = Mutex::new(());
             let _one_at_a_time = MOUNT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -207,7 +228,7 @@ impl World {
             Side::ALL.map(|side| (side.interface(), host.ifindex(side.interface()).unwrap())).into();
         let mac = mac(host, Side::Clients);
         let globals = Globals { slot: 0, mac, log_level: 0, record: true };
-        let mut bpf = load::open_object(object, pins, &tables::map_sizes(&compiled.sizes), globals).unwrap();
+        let mut bpf = load::open_object(object, pins, sizes, globals).unwrap();
         attach::pin_program(load::classifier(&mut bpf, load::TC).unwrap(), pins, load::TC).unwrap();
         attach::pin_program(load::xdp(&mut bpf, 0).unwrap(), pins, &attach::xdp_pin(0)).unwrap();
         programs_that_begin(&mut bpf).clear_index(&0).unwrap();
