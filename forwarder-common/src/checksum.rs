@@ -99,7 +99,14 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply(self, field: u16) -> u16 {
-        !fold(!field as u32 + self.0 as u32)
+        self.apply_with(Self::NONE, field)
+    }
+
+    /// A checksum field after this change and another one: as [`Self::and`] and then [`Self::apply`], folded once.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_with(self, other: Self, field: u16) -> u16 {
+        !fold(!field as u32 + self.0 as u32 + other.0 as u32)
     }
 
     /// The one word that has to change by as much to make up for this change, so that the sum stays the same (RFC 6296
@@ -113,15 +120,22 @@ impl Delta {
         }
     }
 
-    /// A UDP checksum field after the change: absent (0) stays absent, and one that computes to 0 is sent as all
-    /// ones (RFC 768; RFC 8200 section 8.1 and, for zero over IPv6, RFC 6935).
+    /// A UDP checksum field after the change, as [`Self::apply_udp_with`].
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, field: u16) -> u16 {
+        self.apply_udp_with(Self::NONE, field)
+    }
+
+    /// A UDP checksum field after this change and another one: absent (0) stays absent, and one that computes to 0 is sent as all
+    /// ones (RFC 768; RFC 8200 section 8.1 and, for zero over IPv6, RFC 6935).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp_with(self, other: Self, field: u16) -> u16 {
         if field == 0 {
             return 0;
         }
-        match self.apply(field) {
+        match self.apply_with(other, field) {
             0 => 0xffff,
             other => other,
         }

@@ -154,10 +154,12 @@ fn decide<A: Address, T: Tables<A>>(
         if !entry.is_of(&parsed.key) {
             return Err(Outcome::ToTc.into());
         }
-        let state = FlowState::from_number(flow.state);
-        let lives = elapsed(tables.now(), flow.last_seen) <= state.timeout(parsed.protocol(), &settings.timeouts);
         let plain = parsed.tcp.flags & CONNECTION_FLAGS == 0;
-        if state != FlowState::Established || !lives || !plain {
+        if FlowState::from_number(flow.state) != FlowState::Established || !plain {
+            return Err(Outcome::ToTc.into());
+        }
+        let timeout = FlowState::Established.timeout(parsed.protocol(), &settings.timeouts);
+        if elapsed(tables.now(), flow.last_seen) > timeout {
             return Err(Outcome::ToTc.into());
         }
         *decision = Decision::of_flow(&flow);

@@ -4,7 +4,7 @@ use crate::{checksum::Delta, mss};
 
 /// The two halves of a word, in their order on the wire, each as loaded from there.
 #[inline(always)]
-pub(crate) const fn pair_of(word: u32) -> [u16; 2] {
+pub const fn pair_of(word: u32) -> [u16; 2] {
     if cfg!(target_endian = "little") { [word as u16, (word >> 16) as u16] } else { [(word >> 16) as u16, word as u16] }
 }
 
@@ -50,6 +50,22 @@ pub trait Packet {
         Some(())
     }
 
+    /// Puts in the place of `N` bytes at `offset` what `change` makes of them; `None` and nothing written where they do not
+    /// all exist. (Hooks override this, to look for the packet's end once.)
+    #[inline(always)]
+    fn change<const N: usize>(&mut self, offset: usize, change: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
+        let bytes = self.read(offset)?;
+        self.write(offset, change(bytes))
+    }
+
+    /// Puts in the place of `N` words at `offset` what `change` makes of them, as [`Self::words`] loads them; `None` and
+    /// nothing written where they do not all exist. (Hooks override this, too.)
+    #[inline(always)]
+    fn change_words<const N: usize>(&mut self, offset: usize, change: impl FnOnce([u32; N]) -> [u32; N]) -> Option<()> {
+        let words = self.words(offset)?;
+        self.set_words(offset, change(words))
+    }
+
     /// Length in bytes from offset 0, also of the part that cannot be read directly.
     fn length(&self) -> usize;
 
@@ -92,10 +108,16 @@ pub trait Packet {
     /// in it, not complemented) overrides this; everywhere else the field covers everything.
     #[inline(always)]
     fn change_checksum(&mut self, change: ChecksumChange) -> Option<()> {
-        let field = u16::from_ne_bytes(self.read(change.offset)?);
-        let delta = change.pseudo_header.and(change.transport);
-        let changed = if change.zero_is_none { delta.apply_udp(field) } else { delta.apply(field) };
-        self.write(change.offset, changed.to_ne_bytes())
+        let ChecksumChange { offset, pseudo_header, transport, zero_is_none } = change;
+        self.change(offset, |field| {
+            let field = u16::from_ne_bytes(field);
+            if zero_is_none {
+                pseudo_header.apply_udp_with(transport, field)
+            } else {
+                pseudo_header.apply_with(transport, field)
+            }
+            .to_ne_bytes()
+        })
     }
 }
 

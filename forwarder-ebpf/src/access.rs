@@ -63,6 +63,26 @@ fn write<const N: usize>(context: &impl Bounds, offset: usize, bytes: [u8; N]) -
 }
 
 #[inline(always)]
+fn change<const N: usize>(context: &impl Bounds, offset: usize, change: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
+    let pointer = at::<1, N>(context, offset)?;
+    // SAFETY: as for `read`, and for `write`.
+    unsafe { words::store(pointer, change(words::load(pointer))) };
+    Some(())
+}
+
+#[inline(always)]
+fn change_words<const N: usize>(
+    context: &impl Bounds,
+    offset: usize,
+    change: impl FnOnce([u32; N]) -> [u32; N],
+) -> Option<()> {
+    let pointer = at::<4, N>(context, offset)?;
+    // SAFETY: as for `change`.
+    unsafe { words::store_each(pointer, change(words::load_each(pointer))) };
+    Some(())
+}
+
+#[inline(always)]
 fn set_words<const N: usize>(context: &impl Bounds, offset: usize, words: [u32; N]) -> Option<()> {
     let pointer = at::<4, N>(context, offset)?;
     // SAFETY: as for `write`.

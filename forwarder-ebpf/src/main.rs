@@ -40,7 +40,7 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::setting_flags,
     begin, fast,
-    packet::Packet,
+    packet::{Packet, pair_of},
     parse::{Family, Ipv4, Ipv6},
     steer,
     tables::At,
@@ -114,13 +114,13 @@ const OF_STATION: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
 /// The ethertype of a frame for this station. XDP sees every frame on the wire.
 #[inline(always)]
 fn ethertype(packet: &XdpPacket) -> Result<u16, Outcome> {
-    let [first, second] = packet.words(0).ok_or(Outcome::Malformed)?;
-    let ethertype = packet.read(ethernet::TYPE).ok_or(Outcome::Malformed)?;
+    let [first, second, _, last] = packet.words(0).ok_or(Outcome::Malformed)?;
     let ours = INTERFACE_MAC.load();
     if [first, second & OF_STATION] != ours {
         return Err(Outcome::NotForUs);
     }
-    Ok(u16::from_ne_bytes(ethertype))
+    let [ethertype, _] = pair_of(last);
+    Ok(ethertype)
 }
 
 /// The complete path, on the ingress of an Ethernet device.

@@ -32,6 +32,9 @@ fn udp_zero_stays_zero_and_a_computed_zero_is_sent_as_ones() {
     let delta = Delta::word(0x5555, 0x3285);
     assert_eq!(delta.apply_udp(0), 0);
     assert_eq!(delta.apply_udp(0xdd2f), 0xffff);
+    let [part, rest] = [Delta::word(0x5555, 0x3200), Delta::word(0, 0x85)];
+    assert_eq!(part.apply_udp_with(rest, 0), 0);
+    assert_eq!(part.apply_udp_with(rest, 0xdd2f), 0xffff);
 }
 
 #[test]
@@ -44,11 +47,11 @@ fn one_changed_word_equals_summing_again_for_every_value_of_it() {
     }
 }
 
-/// What all else is made of, for everything that it can be given: the sum of two words has 17 bits. So this holds for each of
-/// the 2^32 pairs of an old and a new word, and for each checksum field and each change of it.
+/// What all else is made of, for everything that it can be given: the sum of up to three words. So this holds for each of
+/// the 2^32 pairs of an old and a new word, and for each checksum field and each one or two changes of it.
 #[test]
-fn every_sum_of_two_words_is_folded_right() {
-    for sum in 0..=2 * 0xffff_u32 {
+fn every_sum_of_three_words_is_folded_right() {
+    for sum in 0..=3 * 0xffff_u32 {
         let folded = u32::from(fold(sum));
         assert_eq!(folded % 0xffff, sum % 0xffff, "{sum:#x}");
         // RFC 1071: only a sum of zeros is 0; all others that are zero are all ones.

@@ -181,11 +181,12 @@ impl Family for Ipv4 {
 
     #[inline(always)]
     fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &Rewrite<V4>) -> Option<()> {
-        // TTL, protocol, checksum and both addresses are neighbours: one read, one write.
-        let [word] = packet.words(network + ipv4::TTL)?;
-        let [ttl_and_protocol, checksum] = pair_of(word);
-        let checksum = Delta(rewrite.address_delta).and(ONE_HOP_LESS).apply(checksum);
-        let word = word_of([ttl_and_protocol.wrapping_sub(ONE_HOP), checksum]);
-        packet.set_words(network + ipv4::TTL, [word, rewrite.src, rewrite.dst])
+        let addresses = Delta(rewrite.address_delta);
+        // TTL, protocol, checksum and both addresses are neighbours.
+        packet.change_words(network + ipv4::TTL, |[word, _, _]| {
+            let [ttl_and_protocol, checksum] = pair_of(word);
+            let word = word_of([ttl_and_protocol.wrapping_sub(ONE_HOP), ONE_HOP_LESS.apply_with(addresses, checksum)]);
+            [word, rewrite.src, rewrite.dst]
+        })
     }
 }

@@ -176,10 +176,10 @@ impl Family for Ipv6 {
 
     #[inline(always)]
     fn rewrite(packet: &mut impl Packet, network: usize, rewrite: &Rewrite<V6>) -> Option<()> {
-        // The hop limit ends the word before the addresses: one read, one write.
-        let [word] = packet.words(network + ipv6::SOURCE - 4)?;
-        let less = word.wrapping_sub(ONE_HOP);
         let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (rewrite.src, rewrite.dst);
-        packet.set_words(network + ipv6::SOURCE - 4, [less, s0, s1, s2, s3, d0, d1, d2, d3])
+        // The hop limit ends the word before the addresses.
+        packet.change_words(network + ipv6::SOURCE - 4, |[word, _, _, _, _, _, _, _, _]| {
+            [word.wrapping_sub(ONE_HOP), s0, s1, s2, s3, d0, d1, d2, d3]
+        })
     }
 }

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::xdp_md, btf_maps::ProgramArray, programs::XdpContext};
 use forwarder_common::packet::Packet;
 
-use super::{Bounds, read, set_words, words, write};
+use super::{Bounds, change, change_words, read, set_words, words, write};
 
 /// The packet of an XDP context.
 pub(crate) struct XdpPacket {
@@ -66,6 +66,16 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
         set_words(self, offset, words)
+    }
+
+    #[inline(always)]
+    fn change<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
+        change(self, offset, with)
+    }
+
+    #[inline(always)]
+    fn change_words<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u32; N]) -> [u32; N]) -> Option<()> {
+        change_words(self, offset, with)
     }
 
     #[inline(always)]
