@@ -43,8 +43,9 @@ pub(crate) fn words(bytes: [u8; 16]) -> V6 {
 
 #[inline(always)]
 pub(super) fn fixed_header6(packet: &impl Packet, network: usize) -> Result<Header6, Outcome> {
-    let [vcf, _, _, _, l0, l1, next_header, hop_limit] = packet.read(network).ok_or(Outcome::Malformed)?;
-    let [s0, s1, s2, s3, d0, d1, d2, d3] = packet.words(network + ipv6::SOURCE).ok_or(Outcome::Malformed)?;
+    let [first, second, s0, s1, s2, s3, d0, d1, d2, d3] = packet.words(network).ok_or(Outcome::Malformed)?;
+    let [vcf, _, _, _] = first.to_ne_bytes();
+    let [l0, l1, next_header, hop_limit] = second.to_ne_bytes();
     let mut payload_length = u16::from_be_bytes([l0, l1]) as usize;
     // A packet that the kernel will cut may be longer than the field can say, and then says 0 (BIG TCP).
     if payload_length == 0 && packet.segment_payload() != 0 {
