@@ -1,6 +1,7 @@
 //! Whatever is wrong: a clear error, the right exit status, and a machine as it was.
 
 use std::fs;
+use std::process::Command;
 
 use forwarder_lab::{Family, Ping, Topology};
 
@@ -246,7 +247,12 @@ fn no_permission() {
     // Where nobody can read it: the target directory may be root's alone.
     let readable = std::env::temp_dir().join(format!("{}-binary", test.net.lab.id()));
     test.net.lab.delete_at_end(&readable).unwrap();
-    fs::copy(crate::forwarder::binary(), &readable).unwrap();
+    // By a process of its own: what this one has open for writing, so has whatever another thread starts just now, and it could
+    // not be run until that has ended.
+    let mut copy = Command::new("cp");
+    copy.arg(crate::forwarder::binary()).arg(&readable);
+    let copied = end(copy);
+    assert_eq!(copied.code, Some(0), "{copied}");
     for arguments in [&test.forwarder.load_arguments(SETTING)[..], &["unload"], &["status"], &["reload"]] {
         let mut command = test.forwarder.host.command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&readable);
