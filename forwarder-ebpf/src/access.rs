@@ -3,6 +3,46 @@
 
 use core::arch::asm;
 
+/// What of [`forwarder_common::packet::Packet`] goes straight to the packet's bytes: the same on every hook.
+macro_rules! direct_access {
+    () => {
+        #[inline(always)]
+        fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+            $crate::access::read(self, offset)
+        }
+
+        #[inline(always)]
+        fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+            $crate::access::words(self, offset)
+        }
+
+        #[inline(always)]
+        fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+            $crate::access::write(self, offset, bytes)
+        }
+
+        #[inline(always)]
+        fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+            $crate::access::set_words(self, offset, words)
+        }
+
+        #[inline(always)]
+        fn change<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
+            $crate::access::change(self, offset, with)
+        }
+
+        #[inline(always)]
+        fn change_words<const N: usize>(
+            &mut self,
+            offset: usize,
+            with: impl FnOnce([u32; N]) -> [u32; N],
+        ) -> Option<()> {
+            $crate::access::change_words(self, offset, with)
+        }
+    };
+}
+use direct_access;
+
 mod sum;
 pub(crate) mod tc;
 pub(crate) mod words;

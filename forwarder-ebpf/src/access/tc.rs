@@ -13,7 +13,7 @@ use forwarder_common::{
     parse::LAST_OFFSET,
 };
 
-use super::{Bounds, change, change_words, read, set_words, sum, words, write};
+use super::{Bounds, direct_access, sum};
 
 /// Linear bytes that the core may want to read: Ethernet, IPv6, some extension headers, TCP with its options.
 const HEADERS: u32 = 160;
@@ -143,35 +143,7 @@ impl Bounds for TcPacket {
 }
 
 impl Packet for TcPacket {
-    #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        read(self, offset)
-    }
-
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        words(self, offset)
-    }
-
-    #[inline(always)]
-    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        write(self, offset, bytes)
-    }
-
-    #[inline(always)]
-    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
-        set_words(self, offset, words)
-    }
-
-    #[inline(always)]
-    fn change<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
-        change(self, offset, with)
-    }
-
-    #[inline(always)]
-    fn change_words<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u32; N]) -> [u32; N]) -> Option<()> {
-        change_words(self, offset, with)
-    }
+    direct_access!();
 
     #[inline(always)]
     fn length(&self) -> usize {

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::xdp_md, btf_maps::ProgramArray, programs::XdpContext};
 use forwarder_common::packet::Packet;
 
-use super::{Bounds, change, change_words, read, set_words, words, write};
+use super::{Bounds, direct_access};
 
 /// The packet of an XDP context.
 pub(crate) struct XdpPacket {
@@ -48,35 +48,7 @@ impl Bounds for XdpPacket {
 }
 
 impl Packet for XdpPacket {
-    #[inline(always)]
-    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        read(self, offset)
-    }
-
-    #[inline(always)]
-    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        words(self, offset)
-    }
-
-    #[inline(always)]
-    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        write(self, offset, bytes)
-    }
-
-    #[inline(always)]
-    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
-        set_words(self, offset, words)
-    }
-
-    #[inline(always)]
-    fn change<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
-        change(self, offset, with)
-    }
-
-    #[inline(always)]
-    fn change_words<const N: usize>(&mut self, offset: usize, with: impl FnOnce([u32; N]) -> [u32; N]) -> Option<()> {
-        change_words(self, offset, with)
-    }
+    direct_access!();
 
     #[inline(always)]
     fn length(&self) -> usize {
