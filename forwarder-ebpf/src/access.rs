@@ -41,7 +41,6 @@ macro_rules! direct_access {
         }
     };
 }
-use direct_access;
 
 mod sum;
 pub(crate) mod tc;

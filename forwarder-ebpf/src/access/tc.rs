@@ -13,7 +13,7 @@ use forwarder_common::{
     parse::LAST_OFFSET,
 };
 
-use super::{Bounds, direct_access, sum};
+use super::{Bounds, sum};
 
 /// Linear bytes that the core may want to read: Ethernet, IPv6, some extension headers, TCP with its options.
 const HEADERS: u32 = 160;

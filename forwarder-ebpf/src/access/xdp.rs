@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::xdp_md, btf_maps::ProgramArray, programs::XdpContext};
 use forwarder_common::packet::Packet;
 
-use super::{Bounds, direct_access};
+use super::Bounds;
 
 /// The packet of an XDP context.
 pub(crate) struct XdpPacket {
