@@ -8,7 +8,7 @@ use crate::{
     wire::{icmp, tcp, udp},
 };
 
-/// Rewrites `packet` as decided. `None` means that it is unchanged.
+/// Rewrites `packet`, whose transport header is at `transport`, as decided. `None` means that it is unchanged.
 ///
 /// All-or-nothing: the parser has read every byte that is written here, and the one step that a hook may still
 /// refuse, the transport checksum, comes first.
@@ -16,35 +16,41 @@ use crate::{
 #[must_use]
 pub fn apply<F: Family>(
     packet: &mut impl Packet,
-    network: usize,
+    (network, transport): (usize, usize),
     parsed: &Parsed<F::Address>,
     rewrite: &Rewrite<F::Address>,
 ) -> Option<()> {
-    let at = parsed.transport_at();
     let addresses = Delta(rewrite.address_delta);
     let ports = Delta(rewrite.port_delta);
+    let ports_of = [word_of([rewrite.src_port, rewrite.dst_port])];
     match parsed.transport {
-        Transport::Tcp | Transport::Udp => {
-            let is_tcp = matches!(parsed.transport, Transport::Tcp);
-            let offset = at + if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
-            let zero_is_none = parsed.zero_is_no_checksum();
+        Transport::Udp => {
             packet.change_checksum(ChecksumChange {
-                offset,
+                offset: transport + udp::CHECKSUM,
                 pseudo_header: addresses,
                 transport: ports,
-                zero_is_none,
+                zero_is_none: parsed.zero_is_no_checksum(),
             })?;
-            packet.set_words(at, [word_of([rewrite.src_port, rewrite.dst_port])])?;
+            packet.set_words(transport, ports_of)?;
+        }
+        Transport::Tcp => {
+            packet.change_checksum(ChecksumChange {
+                offset: transport + tcp::CHECKSUM,
+                pseudo_header: addresses,
+                transport: ports,
+                zero_is_none: false,
+            })?;
+            packet.set_words(transport, ports_of)?;
         }
         Transport::EchoRequest | Transport::EchoReply => {
             let pseudo_header = if F::ECHO_HAS_PSEUDO_HEADER { addresses } else { Delta::NONE };
-            let offset = at + icmp::CHECKSUM;
+            let offset = transport + icmp::CHECKSUM;
             packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: ports, zero_is_none: false })?;
             let identifier = match parsed.transport {
                 Transport::EchoRequest => rewrite.src_port,
                 _ => rewrite.dst_port,
             };
-            packet.write(at + icmp::IDENTIFIER, identifier.to_ne_bytes())?;
+            packet.write(transport + icmp::IDENTIFIER, identifier.to_ne_bytes())?;
         }
         Transport::Sctp | Transport::Icmp | Transport::Other => {}
     }

@@ -21,6 +21,12 @@ const fn fold(sum: u32) -> u16 {
     ((once & 0xffff) + (once >> 16)) as u16
 }
 
+/// Folds a sum of two 16-bit words. Once is enough: with a carry, what is left of 2 * 0xffff is 0xfffe at most.
+#[inline(always)]
+const fn fold_pair(sum: u32) -> u16 {
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 /// The two 16-bit words of a 32-bit one, added.
 #[inline(always)]
 pub(crate) const fn halves(word: u32) -> u32 {
@@ -39,10 +45,11 @@ pub(crate) fn sum_of_words<const N: usize>(words: [u32; N]) -> u32 {
     halves(sum as u32) + halves((sum >> 32) as u32)
 }
 
-/// Whether the words of which this is the sum, their checksum among them, are as they were sent (RFC 1071 section 1).
+/// Whether the words of which this is the sum, their checksum among them, are as they were sent (RFC 1071 section 1). Of a
+/// sum of fewer than 2^16 words one folding tells: more than 0xffff never folds to that.
 #[inline(always)]
 pub(crate) const fn is_intact(sum: u32) -> bool {
-    is_complete(Delta(fold(sum)))
+    halves(sum) == 0xffff
 }
 
 impl Delta {
@@ -52,7 +59,7 @@ impl Delta {
     /// One 16-bit word becomes another; both as loaded from the wire.
     #[inline(always)]
     pub const fn word(old: u16, new: u16) -> Self {
-        Self(fold(!old as u32 + new as u32))
+        Self(fold_pair(!old as u32 + new as u32))
     }
 
     /// The sum of an address.
@@ -71,7 +78,7 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self(fold(self.0 as u32 + other.0 as u32))
+        Self(fold_pair(self.0 as u32 + other.0 as u32))
     }
 
     /// Half of this sum: what, added to itself, comes to it. Always there, for 2 has an inverse modulo 2^16 - 1.
@@ -114,7 +121,7 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn compensated(self, word: u16) -> u16 {
-        match fold(word as u32 + !self.0 as u32) {
+        match fold_pair(word as u32 + !self.0 as u32) {
             0xffff => 0,
             other => other,
         }

@@ -117,7 +117,7 @@ pub(crate) fn rewrite<F: Family>(
     parsed: &Parsed<F::Address>,
     rewrite: &Rewrite<F::Address>,
 ) -> Option<()> {
-    apply::<F>(packet, network, parsed, rewrite)
+    apply::<F>(packet, (network, parsed.transport_at()), parsed, rewrite)
 }
 
 /// Parses the packet into the tables' memory. Not inlined: a stack frame of its own.

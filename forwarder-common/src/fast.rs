@@ -21,6 +21,10 @@ use crate::{
 /// Flags that begin or end a connection: the TC program, which keeps both directions in step, has to see them.
 const CONNECTION_FLAGS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
+/// What every packet has after its network header that XDP forwards, in bytes: as much as UDP and ICMP have, and most that
+/// have no ports. Shorter ones are left to TC, for XDP looks for all of that at once.
+pub const LEAST_TRANSPORT: usize = 8;
+
 /// What became of a packet, and at XDP who else may try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tried {
@@ -79,6 +83,11 @@ pub fn process<F: Family, T: Tables<F::Address>>(
     network: usize,
     at: At,
 ) -> Tried {
+    // Known beforehand, where the parser's word for it would have to be looked up again.
+    let transport = network + F::HEADER;
+    if at == At::Xdp && !packet.has(transport + LEAST_TRANSPORT) {
+        return Tried::done(Verdict::of(Outcome::ToTc));
+    }
     let parsed = match F::plain(packet, network) {
         Ok(parsed) => parsed,
         Err(outcome) => return Tried::done(Verdict::of(outcome)),
@@ -89,7 +98,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(
         Ok(entry) => entry,
         Err(left) => return left.tried(&parsed),
     };
-    let hop = match way_out(packet, tables, (network, at), &parsed, &decision) {
+    let hop = match way_out(packet, tables, (network, transport, at), &parsed, &decision) {
         Ok(hop) => hop,
         Err(outcome) => return Tried::done(Verdict::of(outcome)),
     };
@@ -100,7 +109,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(
     {
         return Tried::done(Verdict::of(Outcome::ToTc));
     }
-    if apply::<F>(packet, network, &parsed, &decision.rewrite).is_none() {
+    if apply::<F>(packet, (network, transport), &parsed, &decision.rewrite).is_none() {
         return Tried::done(Verdict::of(match at {
             At::Xdp => Outcome::ToTc,
             At::Tc => Outcome::DropError,
@@ -108,7 +117,7 @@ pub fn process<F: Family, T: Tables<F::Address>>(
     }
     if let Some(entry) = entry {
         if matches!(parsed.transport, Transport::Tcp) && matches!(decision.direction, Direction::Reply) {
-            note_reached(packet, tables, &parsed, entry);
+            note_reached(packet, transport, tables, (&parsed, entry));
         }
         entry.seen(tables.now(), parsed.length);
     }
@@ -122,12 +131,17 @@ pub fn process<F: Family, T: Tables<F::Address>>(
 /// Notes how far a TCP connection has come, where the clock has gone on since the flow's last packet: not with every
 /// packet. The numbers are read once more, so that nobody else has to keep them.
 #[inline(always)]
-fn note_reached<A: Address, T: Tables<A>>(packet: &impl Packet, tables: &T, parsed: &Parsed<A>, entry: T::Entry) {
+fn note_reached<A: Address, T: Tables<A>>(
+    packet: &impl Packet,
+    transport: usize,
+    tables: &T,
+    (parsed, entry): (&Parsed<A>, T::Entry),
+) {
     let flow = entry.get();
     if flow.last_seen == tables.now() {
         return;
     }
-    let Some([s0, s1, s2, s3, a0, a1, a2, a3]) = packet.read(parsed.transport_at() + tcp::SEQUENCE) else { return };
+    let Some([s0, s1, s2, s3, a0, a1, a2, a3]) = packet.read(transport + tcp::SEQUENCE) else { return };
     let (sequence, acknowledgment) = (u32::from_be_bytes([s0, s1, s2, s3]), u32::from_be_bytes([a0, a1, a2, a3]));
     let reached = Reached::by(Direction::Reply, &TcpFields { flags: parsed.tcp.flags, sequence, acknowledgment });
     if Reached(flow.sweep_slot).leads_to(reached) {
@@ -172,11 +186,14 @@ fn decide<A: Address, T: Tables<A>>(
         if rule.flags & rule_flags::STATELESS == 0 {
             return Err(Left::ToBegin);
         }
-        if is_own(tables, rule, parsed) {
-            return Err(Outcome::ToSelf.into());
-        }
-        if !admits(tables, rule, parsed.key.src) {
-            return Err(Outcome::DropNotAllowed.into());
+        // One question for what few rules want.
+        if rule.flags & (rule_flags::SPARES_SOCKETS | rule_flags::ALLOW) != 0 {
+            if is_own(tables, rule, parsed) {
+                return Err(Outcome::ToSelf.into());
+            }
+            if !admits(tables, rule, parsed.key.src) {
+                return Err(Outcome::DropNotAllowed.into());
+            }
         }
         if is_hairpin(rule, parsed.key.src) {
             return Err(Outcome::ToTc.into());
@@ -207,7 +224,7 @@ fn decide<A: Address, T: Tables<A>>(
 fn way_out<A: Address, T: Tables<A>>(
     packet: &impl Packet,
     tables: &T,
-    (network, at): (usize, At),
+    (network, transport, at): (usize, usize, At),
     parsed: &Parsed<A>,
     decision: &Decision<A>,
 ) -> Result<Hop, Outcome> {
@@ -221,7 +238,7 @@ fn way_out<A: Address, T: Tables<A>>(
             (hop, is_for_xdp(&hop), parsed.length)
         }
         At::Tc => {
-            let longest = on_the_wire(packet, network, parsed.transport_at(), parsed.protocol(), parsed.length);
+            let longest = on_the_wire(packet, network, transport, parsed.protocol(), parsed.length);
             (tables.known_next_hop(&ends), true, longest)
         }
     };

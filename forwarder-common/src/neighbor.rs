@@ -100,7 +100,7 @@ pub fn process<R: Resolution, T: Tables<R::Address>>(packet: &mut impl Answerabl
         return Reply::of(Outcome::NotOurs);
     }
     let Some(rule) = rule(tables, question.target) else { return Reply::of(Outcome::NotOurs) };
-    let way = way(tables, &question.target);
+    let way = Way::unpack(way(tables, &question.target));
     let via = rule.via();
     if !matches!(way.state, NextHopState::Resolved | NextHopState::Unresolved) || way.interface != via {
         return Reply::of(Outcome::NotOurs);
@@ -138,11 +138,11 @@ fn read<R: Resolution>(packet: &impl Packet, question: &mut Question<R::Address>
     true
 }
 
-/// The way to an address, whoever sends there. Not inlined: a stack frame of its own.
+/// The way to an address, whoever sends there, packed ([`Way::pack`]). Not inlined: a stack frame of its own.
 #[inline(never)]
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "by value, BPF would have no room for the longer address")]
-fn way<A: Address, T: Tables<A>>(tables: &T, target: &A) -> Way {
-    tables.way(&Ends { src: A::default(), dst: *target, kind: 0 })
+fn way<A: Address, T: Tables<A>>(tables: &T, target: &A) -> u64 {
+    tables.way(&Ends { src: A::default(), dst: *target, kind: 0 }).pack()
 }
 
 /// [`Resolution::answer`]; whether it was written. Not inlined: a stack frame of its own.

@@ -84,10 +84,10 @@ fn which<'t, A: Address, T: Tables<A>>(
         return Err(Outcome::NotOurs);
     }
     // A source from behind us that comes from elsewhere is forged (RFC 2827).
-    if way(tables, &parsed.key.dst, &parsed.key.src).interface != tables.ingress() {
+    if Way::unpack(way(tables, &parsed.key.dst, &parsed.key.src)).interface != tables.ingress() {
         return Err(Outcome::NotOurs);
     }
-    let way_out = way(tables, &parsed.key.src, &parsed.key.dst);
+    let way_out = Way::unpack(way(tables, &parsed.key.src, &parsed.key.dst));
     match way_out.state {
         NextHopState::Local => {
             draft.outgoing.kind = Kind::Hairpin as u32;
@@ -100,7 +100,7 @@ fn which<'t, A: Address, T: Tables<A>>(
     let Some(rule) = rule_of(tables, &parsed.key.src, way_out.interface) else { return Err(Outcome::NotOurs) };
     // Where routing looks at the source, the packet goes the way of its new one.
     if tables.settings().flags & setting_flags::ROUTE_BY_SOURCE != 0
-        && way(tables, &rule.source, &parsed.key.dst).interface != way_out.interface
+        && Way::unpack(way(tables, &rule.source, &parsed.key.dst)).interface != way_out.interface
     {
         return Err(Outcome::NotOurs);
     }
@@ -115,10 +115,10 @@ fn rule_of<'t, A: Address, T: Tables<A>>(tables: &'t T, host: &A, interface: u32
     tables.rule(slot)
 }
 
-/// [`Tables::way`], not inlined: a stack frame of its own.
+/// [`Tables::way`], packed ([`Way::pack`]). Not inlined: a stack frame of its own.
 #[inline(never)]
-fn way<A: Address, T: Tables<A>>(tables: &T, src: &A, dst: &A) -> Way {
-    tables.way(&Ends { src: *src, dst: *dst, kind: 0 })
+fn way<A: Address, T: Tables<A>>(tables: &T, src: &A, dst: &A) -> u64 {
+    tables.way(&Ends { src: *src, dst: *dst, kind: 0 }).pack()
 }
 
 /// Whether a mapping can let a packet in that belongs to no flow: one with ports, and of TCP only what begins a

@@ -69,6 +69,12 @@ pub trait Packet {
     /// Length in bytes from offset 0, also of the part that cannot be read directly.
     fn length(&self) -> usize;
 
+    /// Whether it has that many bytes. (XDP overrides this, where it has looked for them already.)
+    #[inline(always)]
+    fn has(&self, bytes: usize) -> bool {
+        bytes <= self.length()
+    }
+
     /// The payload of each packet that this one will be cut into on its way out (GSO), in bytes; 0 when it goes as it is.
     #[inline(always)]
     fn segment_payload(&self) -> u32 {

@@ -93,6 +93,23 @@ pub struct Way {
     pub interface: u32,
 }
 
+impl Way {
+    /// As one word. A function of its own in a BPF program returns that: where it returns a record through memory, it may leave
+    /// the pointer to it in the register for results, and the verifier refuses a pointer to a stack there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        self.interface as u64 | (self.state as u64) << 32
+    }
+
+    /// From that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self { state: NextHopState::from_number((word >> 32) as u16), interface: word as u32 }
+    }
+}
+
 /// Which hook a packet is at: XDP may use less of the kernel, and TC confirms neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {

@@ -86,7 +86,7 @@ impl TestPacket {
             dst,
             body,
             hop_limit: 64,
-            payload: b"payload".to_vec(),
+            payload: b"a payload".to_vec(),
             options: vec![],
             tcp_options: vec![],
             extensions: vec![],

@@ -20,7 +20,7 @@ use crate::{
 
 /// Carries an XDP verdict out.
 #[inline(always)]
-pub(crate) fn xdp(packet: &mut XdpPacket, verdict: &Verdict) -> u32 {
+pub(crate) fn xdp<const HEAD: usize>(packet: &mut XdpPacket<HEAD>, verdict: &Verdict) -> u32 {
     record(Hook::Xdp, verdict);
     // All that XDP forwards, and first: a kind is a call away.
     if verdict.outcome == Outcome::Forwarded {

@@ -7,7 +7,7 @@
 use core::{hint::black_box, ptr};
 
 use forwarder_common::{
-    abi::{Endpoint, MEANINGS, Meaning, Rule},
+    abi::{Endpoint, Meaning, Rule},
     address::{Address, V4, V6},
     decide,
 };
@@ -24,13 +24,14 @@ use crate::{
 #[inline(always)]
 fn index<A: Address>(endpoint: &Endpoint<A>) -> u32 {
     let side_and_protocol = u32::from(endpoint.side) << 9 ^ u32::from(endpoint.protocol) << 2;
-    (endpoint.address.mix() ^ u32::from(u16::from_be(endpoint.port)) ^ side_and_protocol) & (MEANINGS - 1)
+    endpoint.address.mix() ^ u32::from(u16::from_be(endpoint.port)) ^ side_and_protocol
 }
 
 /// What this CPU keeps at an endpoint's place; that may be about another one.
 #[inline(always)]
 fn place<M: Maps>(endpoint: &Endpoint<M::Address>) -> Option<*mut Meaning<M::Address>> {
-    per_cpu::value::<_, MEANINGS>(M::meanings(), index(endpoint))
+    let part = per_cpu::part(M::meanings())?;
+    Some(per_cpu::entry(part, index(endpoint)))
 }
 
 /// Whether what is kept is what an endpoint means in this generation.
@@ -75,16 +76,18 @@ pub(crate) fn rule_of<M: FoundOnce>(
 #[inline(always)]
 fn find<M: Routed + Sockets>(endpoint: &Endpoint<M::Address>, generation: u32) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return 0 };
+    let index = index(endpoint);
     let slot = decide::find_slot(&KernelTables::<M>::of_rules(settings, generation), endpoint);
-    keep::<M>(endpoint, generation, slot);
+    keep::<M>(endpoint, index, generation, slot);
     slot
 }
 
-/// Keeps what an endpoint means. Not inlined: a stack frame of its own.
+/// Keeps what an endpoint means, at its [`index`]. Not inlined: a stack frame of its own.
 #[inline(never)]
-fn keep<M: Maps>(endpoint: &Endpoint<M::Address>, generation: u32, slot: u32) {
+fn keep<M: Maps>(endpoint: &Endpoint<M::Address>, index: u32, generation: u32, slot: u32) {
     let Some(rule) = M::rules().get(slot) else { return };
-    let Some(kept) = place::<M>(endpoint) else { return };
+    let Some(part) = per_cpu::part(M::meanings()) else { return };
+    let kept = per_cpu::entry(part, index);
     // SAFETY: as above. Field by field, for a whole one would be put together on the stack.
     unsafe {
         (&raw mut (*kept).endpoint).copy_from_nonoverlapping(endpoint, 1);

@@ -40,7 +40,7 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::setting_flags,
     begin, fast,
-    packet::{Packet, pair_of},
+    packet::Packet,
     parse::{Family, Ipv4, Ipv6},
     steer,
     tables::At,
@@ -53,13 +53,24 @@ use sockets::Sockets;
 use steps::{BareIpv4, BareIpv6, EthernetIpv4, EthernetIpv6, Steps};
 use tables::KernelTables;
 
+/// What XDP looks for at once: the link header, the network header, and the least that follows.
+const fn head<F: Family>() -> usize {
+    ethernet::LEN + F::HEADER + fast::LEAST_TRANSPORT
+}
+
 /// The fast path: sends on what a table already decides, passes everything else untouched. IPv4 itself; IPv6 is handed over.
 #[xdp]
 #[inline(always)]
 fn forwarder_xdp(context: XdpContext) -> u32 {
-    let packet = XdpPacket::new(&context);
+    let Some(packet) = XdpPacket::<{ head::<Ipv4>() }>::with_head(&context) else {
+        return action::xdp_pass(match ethertype(&XdpPacket::new(&context)) {
+            Ok(ethernet::IPV4 | ethernet::IPV6) => Outcome::ToTc,
+            Ok(_) => Outcome::NotIp,
+            Err(outcome) => outcome,
+        });
+    };
     match ethertype(&packet) {
-        Ok(ethernet::IPV4) => fast_family::<Ipv4, MapsV4>(packet),
+        Ok(ethernet::IPV4) => fast_family::<Ipv4, MapsV4, _>(packet),
         Ok(ethernet::IPV6) => {
             packet.hand_over(&XDP_V6, INTERFACE_SLOT.load());
             action::xdp_pass(Outcome::ToTc)
@@ -74,11 +85,16 @@ fn forwarder_xdp(context: XdpContext) -> u32 {
 #[xdp]
 #[inline(always)]
 fn forwarder_xdp_v6(context: XdpContext) -> u32 {
-    fast_family::<Ipv6, MapsV6>(XdpPacket::new(&context))
+    match XdpPacket::<{ head::<Ipv6>() }>::with_head(&context) {
+        Some(packet) => fast_family::<Ipv6, MapsV6, _>(packet),
+        None => action::xdp_pass(Outcome::ToTc),
+    }
 }
 
 #[inline(always)]
-fn fast_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket) -> u32 {
+fn fast_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets, const HEAD: usize>(
+    mut packet: XdpPacket<HEAD>,
+) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return xdp_action::XDP_PASS };
     let tables = KernelTables::<M>::new(packet.context(), settings, At::Xdp);
     let tried = fast::process::<F, _>(&mut packet, &tables, ethernet::LEN, At::Xdp);
@@ -101,26 +117,24 @@ fn forwarder_xdp_begin(context: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn begin_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket) -> u32 {
+fn begin_family<F: Family, M: Maps<Address = F::Address> + Routed + Sockets>(mut packet: XdpPacket<0>) -> u32 {
     let Some(settings) = SETTINGS.get(0) else { return xdp_action::XDP_PASS };
     let tables = KernelTables::<M>::new(packet.context(), settings, At::Xdp);
     let verdict = begin::process::<F, _>(&mut packet, &tables, ethernet::LEN);
     action::xdp(&mut packet, &verdict)
 }
 
-/// Of a frame's second word, what says which station it is for.
-const OF_STATION: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+/// Of a frame's first eight bytes, what says which station it is for.
+const OF_STATION: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
 
 /// The ethertype of a frame for this station. XDP sees every frame on the wire.
 #[inline(always)]
-fn ethertype(packet: &XdpPacket) -> Result<u16, Outcome> {
-    let [first, second, _, last] = packet.words(0).ok_or(Outcome::Malformed)?;
-    let ours = INTERFACE_MAC.load();
-    if [first, second & OF_STATION] != ours {
+fn ethertype(packet: &impl Packet) -> Result<u16, Outcome> {
+    let [d0, d1, d2, d3, d4, d5, s0, s1, _, _, _, _, e0, e1, _, _] = packet.read(0).ok_or(Outcome::Malformed)?;
+    if u64::from_ne_bytes([d0, d1, d2, d3, d4, d5, s0, s1]) & OF_STATION != INTERFACE_MAC.load() {
         return Err(Outcome::NotForUs);
     }
-    let [ethertype, _] = pair_of(last);
-    Ok(ethertype)
+    Ok(u16::from_ne_bytes([e0, e1]))
 }
 
 /// The complete path, on the ingress of an Ethernet device.

@@ -11,8 +11,8 @@ use aya_ebpf::{
 use forwarder_common::{
     abi::{
         AllowKey, Bucket, Datagram, DatagramKey, Endpoint, FlowHash, FlowKey, FlowSlot, INTERFACE_SLOTS,
-        InterfaceCounters, KnownInterface, Meaning, NextHop, RangeKey, Rule, RuleCounters, RuleRef, SMALL_INDICES,
-        Settings, Ticks,
+        InterfaceCounters, KnownInterface, MEANINGS, Meaning, NEXT_HOPS, NextHop, RangeKey, Rule, RuleCounters,
+        RuleRef, SMALL_INDICES, Settings, Ticks,
     },
     address::{Address, V4, V6},
     answer::{About, Budget},
@@ -28,9 +28,9 @@ use crate::per_cpu::PerCpuTable;
 /// much longer to verify, serve all interfaces, and look that up.
 #[unsafe(no_mangle)]
 pub(crate) static INTERFACE_SLOT: Global<u32> = Global::new(0);
-/// Likewise its MAC address, as the first two words of a frame for it are loaded, without what is the sender's.
+/// Likewise its MAC address, as the first eight bytes of a frame for it are loaded, without what is the sender's.
 #[unsafe(no_mangle)]
-pub(crate) static INTERFACE_MAC: Global<[u32; 2]> = Global::new([0; 2]);
+pub(crate) static INTERFACE_MAC: Global<u64> = Global::new(0);
 /// Set by tests: 1 to write `LAST_VERDICT`.
 #[unsafe(no_mangle)]
 pub(crate) static RECORD: Global<u8> = Global::new(0);
@@ -50,8 +50,8 @@ type HeldFragments<A> = HashMap<Place, Held<A>, { (RINGS * SLOTS) as usize }>;
 type Holding<A> = PerCpuArray<Held<A>, 1>;
 type Endpoints<A> = HashMap<Endpoint<A>, RuleRef, RULES>;
 type Rules<A> = Array<Rule<A>, RULES>;
-type Meanings<A> = PerCpuTable<Meaning<A>>;
-type NextHops<A> = PerCpuTable<NextHop<A>>;
+type Meanings<A> = PerCpuTable<Meaning<A>, { MEANINGS as usize }>;
+type NextHops<A> = PerCpuTable<NextHop<A>, { NEXT_HOPS as usize }>;
 type SweepKeys<A> = Array<FlowKey<A>, FLOWS>;
 type FreeSlots = Queue<u32, FLOWS>;
 type Drafts<A> = PerCpuArray<Draft<A>, 1>;
@@ -116,6 +116,9 @@ pub(crate) static HELD_RINGS: Array<u64, { 2 * RINGS as usize }> = Array::new();
 /// What a step of the complete path leaves behind for the next.
 #[btf_map]
 pub(crate) static WAY_OUT: PerCpuArray<Hop, 1> = PerCpuArray::new();
+/// A question to the kernel's routing, and its answer: a program's stack has no room for them.
+#[btf_map]
+pub(crate) static FIB_LOOKUP: PerCpuArray<[u64; 8], 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static ANSWERS: PerCpuArray<Answers, 1> = PerCpuArray::new();
 #[btf_map]

@@ -1,7 +1,9 @@
-//! Tables that each CPU has for itself, in an array for all of them: a CPU's values stand side by side, each on cache lines
-//! of its own.
+//! Tables that each CPU has for itself: the values of an array, one for each CPU, are whole tables, whose entries stand on cache
+//! lines of their own.
 //!
-//! The kernel's per-CPU arrays have a pointer for each entry, which is a line of memory more to wait for before the value.
+//! The kernel's per-CPU arrays have a pointer for each entry, which is a line of memory more to wait for before the value. And
+//! an array asked for an entry has the index written to the stack and read back; asked for a CPU's part, that is long done when
+//! the entry's place in it is known.
 
 use aya_ebpf::{btf_maps::Array, helpers::bpf_get_smp_processor_id};
 
@@ -11,13 +13,22 @@ use crate::maps::ON_PAGES;
 #[repr(C, align(64))]
 pub(crate) struct OnLines<T>(T);
 
-/// Such a table: the loader makes it so large that there is a part for each CPU.
-pub(crate) type PerCpuTable<T> = Array<OnLines<T>, 1, ON_PAGES>;
+/// Such tables, of `EACH` entries, a power of two: the loader makes one for each CPU.
+pub(crate) type PerCpuTable<T, const EACH: usize> = Array<[OnLines<T>; EACH], 1, ON_PAGES>;
 
-/// This CPU's value at an index, of `EACH` that it has. `None` on a CPU that was not there when the table was made.
+/// This CPU's table, for [`entry`]. `None` on a CPU that was not there when the tables were made.
 #[inline(always)]
-pub(crate) fn value<T, const EACH: u32>(table: &PerCpuTable<T>, index: u32) -> Option<*mut T> {
+pub(crate) fn part<T, const EACH: usize>(tables: &PerCpuTable<T, EACH>) -> Option<*mut [OnLines<T>; EACH]> {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    table.get_ptr_mut(cpu.wrapping_mul(EACH).wrapping_add(index)).map(<*mut OnLines<T>>::cast)
+    tables.get_ptr_mut(cpu)
+}
+
+/// The entry at an index, modulo `EACH`, of a table from [`part`]. Apart from it, for what the index is made of would be in the
+/// way of the calls there.
+#[inline(always)]
+pub(crate) fn entry<T, const EACH: usize>(part: *mut [OnLines<T>; EACH], index: u32) -> *mut T {
+    const { assert!(EACH.is_power_of_two()) };
+    // SAFETY: within the table, which has so many.
+    unsafe { part.cast::<OnLines<T>>().add(index as usize & (EACH - 1)) }.cast()
 }

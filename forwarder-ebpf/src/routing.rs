@@ -16,7 +16,7 @@ use aya_ebpf::{
     helpers::{bpf_check_mtu, bpf_fib_lookup},
 };
 use forwarder_common::{
-    abi::{NEXT_HOPS, NextHop, NextHopState, Settings, elapsed, interface_flags, next_hop_flags, setting_flags},
+    abi::{NextHop, NextHopState, Settings, elapsed, interface_flags, next_hop_flags, setting_flags},
     address::{Address, V4, V6},
     steer,
     tables::{At, Ends, Hop, Tables as _, Way},
@@ -24,7 +24,7 @@ use forwarder_common::{
 
 use crate::{
     endpoints::FoundOnce,
-    maps::{INTERFACES, Maps, MapsV4, MapsV6},
+    maps::{FIB_LOOKUP, INTERFACES, Maps, MapsV4, MapsV6},
     new_flows::LockedTable,
     per_cpu,
     protected::OnceVerified,
@@ -96,12 +96,12 @@ fn place<M: Routed>(
     settings: &Settings,
     ends: &Ends<M::Address>,
 ) -> Option<(&'static mut NextHop<M::Address>, M::Address)> {
+    let part = per_cpu::part(M::next_hops())?;
     let Ends { src, dst, kind } = *ends;
     let by_source = settings.flags & (setting_flags::ROUTE_BY_SOURCE | setting_flags::STEER) != 0;
     let src = if by_source { src } else { M::Address::default() };
     let mix = if by_source { dst.mix() ^ src.mix() ^ kind.mix() } else { dst.mix() };
-    let index = mix & (NEXT_HOPS - 1);
-    let slot = per_cpu::value::<_, NEXT_HOPS>(M::next_hops(), index)?;
+    let slot = per_cpu::entry(part, mix);
     // SAFETY: this CPU's own copy of an array value, valid while the program runs; programs of one CPU that use it
     // run to completion one after the other.
     Some((unsafe { &mut *slot }, src))
@@ -213,18 +213,30 @@ fn find_line<M: Routed + Sockets>(tables: &KernelTables<M>, slot: &mut NextHop<M
     }
 }
 
+/// This CPU's memory for a question to the kernel's routing, with nothing in it.
+#[inline(always)]
+fn blank_lookup() -> Option<&'static mut FibLookup> {
+    const { assert!(size_of::<FibLookup>() == size_of::<[u64; 8]>()) };
+    let lookup = FIB_LOOKUP.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own value, valid while the program runs, of the record's size, whose integers may all be zero; programs
+    // of one CPU that use it run to completion one after the other.
+    unsafe {
+        lookup.write([0; 8]);
+        Some(&mut *lookup.cast())
+    }
+}
+
 /// Asks the kernel for the way of the slot's packets, or of such packets to a router. Not inlined: as [`ask`].
 #[inline(never)]
 fn ask_kernel<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address>, router: Option<&M::Address>) {
-    // SAFETY: plain integers, for which zero is a value.
-    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    let Some(lookup) = blank_lookup() else { return };
     lookup.family = M::ADDRESS_FAMILY;
     lookup.ifindex = LOOPBACK;
     // The least length there is: makes the kernel report the route's MTU.
     lookup.__bindgen_anon_1.tot_len = 1;
-    M::set_ends(&mut lookup, slot.src, *router.unwrap_or(&slot.dst));
+    M::set_ends(lookup, slot.src, *router.unwrap_or(&slot.dst));
     // SAFETY: the program's own argument, and a record of the size that is said.
-    let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut lookup, size_of::<FibLookup>() as i32, 0) };
+    let answer = unsafe { bpf_fib_lookup(tables.context, &raw mut *lookup, size_of::<FibLookup>() as i32, 0) };
     slot.asked = tables.now;
     slot.epoch = tables.settings.epoch;
     slot.interface = lookup.ifindex;
@@ -240,7 +252,7 @@ fn ask_kernel<M: Routed>(tables: &KernelTables<M>, slot: &mut NextHop<M::Address
             NextHopState::Resolved
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => {
-            slot.mtu = ask_mtu(tables, &mut lookup, slot.src, *router.unwrap_or(&slot.dst));
+            slot.mtu = ask_mtu(tables, lookup, slot.src, *router.unwrap_or(&slot.dst));
             // A device without link header never has neighbours: for it this is the final answer.
             if slot.flags & next_hop_flags::NO_LINK_HEADER != 0 {
                 NextHopState::Resolved
@@ -293,9 +305,10 @@ pub(crate) fn mtu<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::
 /// As [`mtu`]. Not inlined: a stack frame of its own.
 #[inline(never)]
 fn route_mtu<M: Routed>(tables: &KernelTables<M>, src: M::Address, dst: M::Address) -> u32 {
-    // SAFETY: plain integers, for which zero is a value.
-    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
-    ask_mtu(tables, &mut lookup, src, dst)
+    match blank_lookup() {
+        Some(lookup) => ask_mtu(tables, lookup, src, dst),
+        None => u32::MAX,
+    }
 }
 
 /// As [`mtu`]. A lookup for a packet that is larger than any MTU fails with the MTU, before it comes to neighbours.

@@ -130,7 +130,7 @@ fn with_object_and_sizes(
     let mut sizes = tables::map_sizes(&compiled.sizes);
     resize(&mut sizes);
     host.enter(|| {
-        stay_on_one_cpu();
+        stay_on_cpu(nix::sched::sched_getcpu().unwrap()).unwrap();
         let mut world = World::load(object, &host, &pins, &compiled, &sizes);
         test(&mut world);
     })
@@ -208,11 +208,11 @@ fn network(lab: &Lab) -> Host {
     host
 }
 
-/// Next hops and counters are kept for each CPU.
-fn stay_on_one_cpu() {
+/// Has this thread, and so the programs that it runs, stay on one CPU: next hops and counters are kept for each.
+pub(crate) fn stay_on_cpu(cpu: usize) -> nix::Result<()> {
     let mut cpus = CpuSet::new();
-    cpus.set(nix::sched::sched_getcpu().unwrap()).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
 impl World {

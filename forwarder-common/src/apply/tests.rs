@@ -57,7 +57,7 @@ fn ends<F: TestFamily>(packet: &TestPacket, src_port: u16, dst_port: u16) -> (So
 fn applied<F: TestFamily>(mut frame: Vec<u8>, rewrite: &Rewrite<F::Address>) -> Vec<u8> {
     let mut packet = frame.as_mut_slice();
     let parsed = F::walk(&packet, NETWORK).unwrap();
-    apply::<F>(&mut packet, NETWORK, &parsed, rewrite).unwrap();
+    apply::<F>(&mut packet, (NETWORK, parsed.transport_at()), &parsed, rewrite).unwrap();
     frame
 }
 
@@ -157,7 +157,10 @@ fn a_refused_checksum_change_leaves_the_packet_alone<F: TestFamily>() {
         let mut frame = packet.frame();
         let mut refusing = Refusing(&mut frame);
         let parsed = F::walk(&refusing, NETWORK).unwrap();
-        assert_eq!(apply::<F>(&mut refusing, NETWORK, &parsed, &rewrite::<F>(&packet, src, dst)), None);
+        assert_eq!(
+            apply::<F>(&mut refusing, (NETWORK, parsed.transport_at()), &parsed, &rewrite::<F>(&packet, src, dst)),
+            None
+        );
         assert_eq!(frame, packet.frame());
     }
 }

@@ -56,12 +56,18 @@ fn every_sum_of_three_words_is_folded_right() {
         assert_eq!(folded % 0xffff, sum % 0xffff, "{sum:#x}");
         // RFC 1071: only a sum of zeros is 0; all others that are zero are all ones.
         assert_eq!(folded == 0, sum == 0, "{sum:#x}");
+        if sum <= 2 * 0xffff {
+            assert_eq!(u32::from(fold_pair(sum)), folded, "{sum:#x}");
+        }
     }
     // Whatever is folded first: two steps are enough.
     for high in 0..=0xffff_u32 {
         for low in [0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff] {
             let sum = high << 16 | low;
             assert_eq!(u32::from(fold(sum)) % 0xffff, sum % 0xffff, "{sum:#x}");
+            if sum < u32::MAX {
+                assert_eq!(is_intact(sum), fold(sum) == 0xffff, "{sum:#x}");
+            }
         }
     }
 }

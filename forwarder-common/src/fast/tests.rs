@@ -113,6 +113,11 @@ fn what_xdp_leaves_to_tc<F: TestFamily>() {
         packet.with(|p| p.extensions = vec![(60, vec![1, 4, 0, 0, 0, 0])])
     };
     stateless.leaves(Hook::Xdp, &optional, Outcome::ToTc);
+    // Shorter than what XDP looks for at once.
+    for (length, outcome) in [(0, Outcome::ToTc), (7, Outcome::ToTc), (8, Outcome::NotOurs)] {
+        let short = TestPacket { body: Body::Other(47), payload: vec![7; length], ..packet.clone() };
+        stateless.leaves(Hook::Xdp, &short, outcome);
+    }
     for hop_limit in [0, 1] {
         stateless.leaves(Hook::Xdp, &packet.with(|p| p.hop_limit = hop_limit), Outcome::ToTc);
     }

@@ -44,8 +44,9 @@ fn both<F: Family>(mut frame: Vec<u8>) -> (Read<F>, Read<F>) {
     (F::plain(&packet, NETWORK), F::walk(&packet, NETWORK))
 }
 
+/// The lengths in the tables below are those of seven bytes of payload.
 fn packet<F: TestFamily>(body: Body) -> TestPacket {
-    TestPacket::new(at(F::CLIENT, 40001), at(F::LISTEN, 80), body)
+    TestPacket::new(at(F::CLIENT, 40001), at(F::LISTEN, 80), body).with(|p| p.payload = b"payload".to_vec())
 }
 
 const BODIES: [Body; 7] = [

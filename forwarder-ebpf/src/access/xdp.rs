@@ -7,16 +7,27 @@ use forwarder_common::packet::Packet;
 
 use super::Bounds;
 
-/// The packet of an XDP context.
-pub(crate) struct XdpPacket {
+/// The packet of an XDP context, whose first `HEAD` bytes exist.
+pub(crate) struct XdpPacket<const HEAD: usize> {
     context: *mut xdp_md,
+    /// Where they are.
+    head: usize,
 }
 
-impl XdpPacket {
-    /// The packet that a program was called for.
+impl XdpPacket<0> {
+    /// The packet that a program was called for: each access looks for its bytes.
     #[inline(always)]
     pub(crate) const fn new(context: &XdpContext) -> Self {
-        Self { context: context.ctx }
+        Self { context: context.ctx, head: 0 }
+    }
+}
+
+impl<const HEAD: usize> XdpPacket<HEAD> {
+    /// The packet that a program was called for, if it has that many bytes: they are looked for here, once.
+    #[inline(always)]
+    pub(crate) fn with_head(context: &XdpContext) -> Option<Self> {
+        let head = super::at::<1, HEAD, _>(&XdpPacket::new(context), 0)?;
+        Some(Self { context: context.ctx, head: head as usize })
     }
 
     /// Hands the packet over to another program, whose answer counts then; returns where there is none.
@@ -33,7 +44,14 @@ impl XdpPacket {
     }
 }
 
-impl Bounds for XdpPacket {
+impl<const HEAD: usize> Bounds for XdpPacket<HEAD> {
+    const HEAD: usize = HEAD;
+
+    #[inline(always)]
+    fn head(&self) -> usize {
+        self.head
+    }
+
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: `context` is the program's own argument, valid while it runs. Volatile, so that the compiler
@@ -47,8 +65,13 @@ impl Bounds for XdpPacket {
     }
 }
 
-impl Packet for XdpPacket {
+impl<const HEAD: usize> Packet for XdpPacket<HEAD> {
     direct_access!();
+
+    #[inline(always)]
+    fn has(&self, bytes: usize) -> bool {
+        bytes <= HEAD || bytes <= self.length()
+    }
 
     #[inline(always)]
     fn length(&self) -> usize {

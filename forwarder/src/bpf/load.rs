@@ -77,7 +77,7 @@ pub fn open_object(bytes: &[u8], pins: &Path, sizes: &Sizes, globals: Globals) -
     }
     let record = u8::from(globals.record);
     let [m0, m1, m2, m3, m4, m5] = globals.mac;
-    // The two words that the program compares with.
+    // The word that the program compares with.
     let mac = [m0, m1, m2, m3, m4, m5, 0, 0];
     loader
         .override_global("INTERFACE_SLOT", &globals.slot, true)

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues};
 use forwarder_common::{
     abi::{
-        AllowKey, Endpoint, FLOWS_PER_BUCKET, FlowHash, Layout, MEANINGS, NEXT_HOPS, RangeKey, Rule, RuleCounters,
-        RuleRef, Settings, Side, VERSION,
+        AllowKey, Endpoint, FLOWS_PER_BUCKET, FlowHash, Layout, RangeKey, Rule, RuleCounters, RuleRef, Settings, Side,
+        VERSION,
     },
     address::{V4, V6},
 };
@@ -69,7 +69,7 @@ pub fn map_sizes(sizes: &Sizes) -> BTreeMap<&'static str, u32> {
         ("RANGES_V4", "RANGES_V6", sizes.ranges),
         ("ALLOW_V4", "ALLOW_V6", sizes.allow),
     ];
-    let [meanings, next_hops] = [online_cpus().saturating_mul(MEANINGS), possible_cpus().saturating_mul(NEXT_HOPS)];
+    let [meanings, next_hops] = [online_cpus(), possible_cpus()];
     let mut entries = BTreeMap::from([
         ("RULE_COUNTERS", sizes.counters),
         ("MEANINGS_V4", meanings),
