@@ -47,10 +47,10 @@ impl std::error::Error for Mismatch {}
 
 /// Compares every pinned map below `pins` with the object in this binary.
 pub fn compare(pins: &Path) -> Result<Option<Mismatch>> {
-    for (name, ours) in object::layouts(object::BPF_OBJECT)? {
-        let path = pins.join(&name);
+    for (name, ours) in object::layouts()? {
+        let path = pins.join(name);
         if !path.exists() {
-            return Ok(Some(Mismatch::Missing(name)));
+            return Ok(Some(Mismatch::Missing(name.to_owned())));
         }
         let info =
             MapInfo::from_pin(&path).with_context(|| format!("cannot open the pinned map {}", path.display()))?;
@@ -58,7 +58,7 @@ pub fn compare(pins: &Path) -> Result<Option<Mismatch>> {
             info.map_type().with_context(|| format!("the pinned map {} is of an unknown type", path.display()))?;
         let pinned = object::MapLayout { map_type, key_size: info.key_size(), value_size: info.value_size() };
         if pinned != ours {
-            return Ok(Some(Mismatch::Layout { map: name, pinned: describe(pinned), ours: describe(ours) }));
+            return Ok(Some(Mismatch::Layout { map: name.to_owned(), pinned: describe(pinned), ours: describe(ours) }));
         }
     }
     let settings = settings(pins)?;

@@ -67,7 +67,7 @@ pub fn open_object(bytes: &[u8], pins: &Path, sizes: &Sizes, globals: Globals) -
     if globals.slot >= INTERFACE_SLOTS {
         bail!("more than {INTERFACE_SLOTS} interfaces; run a second instance with --pins for the others");
     }
-    let layouts = object::layouts(bytes)?;
+    let layouts = object::layouts()?;
     let mut loader = EbpfLoader::new();
     for name in layouts.keys() {
         loader.map_pin_path(name, pins.join(name));
@@ -222,7 +222,7 @@ pub fn start_sweep(bpf: &mut Ebpf) -> Result<()> {
 /// The kernel memory that the maps in `pins` take, in bytes, as the kernel accounts for it.
 pub fn memory(pins: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for name in object::layouts(object::BPF_OBJECT)?.keys() {
+    for name in object::layouts()?.keys() {
         let map = MapData::from_pin(pins.join(name)).with_context(|| format!("cannot open the pinned map {name}"))?;
         let fd = map.fd().as_fd().as_raw_fd();
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))

@@ -20,21 +20,21 @@ pub struct MapLayout {
     pub value_size: u32,
 }
 
-/// The maps of `object` that are pinned, by name: all but the sections with its global variables, which every
-/// interface has its own of.
-pub fn layouts(object: &[u8]) -> Result<BTreeMap<String, MapLayout>> {
-    let object = aya_obj::Object::parse(object).context("the BPF object inside this binary is damaged")?;
-    object
-        .maps
-        .into_iter()
-        .filter(|(name, _)| !name.starts_with('.'))
-        .map(|(name, map)| {
-            let map_type = bpf_map_type::try_from(map.map_type())
+/// Name, number of the type, bytes of a key and of a value, as the build script found them in the object.
+#[allow(clippy::unreadable_literal, reason = "written by a program")]
+static LAYOUTS: &[(&str, u32, u32, u32)] = include!(concat!(env!("OUT_DIR"), "/layouts.rs"));
+
+/// The object's maps that are pinned, by name: all but the sections with its global variables, which every interface has
+/// its own of.
+pub fn layouts() -> Result<BTreeMap<&'static str, MapLayout>> {
+    LAYOUTS
+        .iter()
+        .map(|&(name, number, key_size, value_size)| {
+            let map_type = bpf_map_type::try_from(number)
                 .ok()
                 .and_then(|map_type| MapType::try_from(map_type).ok())
                 .with_context(|| format!("map {name} of the BPF object is of an unknown type"))?;
-            let layout = MapLayout { map_type, key_size: map.key_size(), value_size: map.value_size() };
-            Ok((name, layout))
+            Ok((name, MapLayout { map_type, key_size, value_size }))
         })
         .collect()
 }

@@ -120,7 +120,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     state.config = config;
     state.counters = plan.counters_meanwhile;
     // Before the first write: a command that dies half-way must not leave counters that nobody knows.
-    write_if_changed(instance)?;
+    instance.file.update(&instance.state)?;
     // Before the first line is, and not before the last has gone: no packet of ours finds its line half in force.
     let steers = !instance.state.config.steers.is_empty();
     let attached = if steers {
@@ -150,7 +150,7 @@ pub fn apply(instance: &mut Instance, config: Config, compiled: &Compiled, machi
     groups::receive(&mut instance.state, compiled)?;
     // Last: should this process die before, the next change ends the flows.
     instance.state.addresses = machine.addresses();
-    write_if_changed(instance)?;
+    instance.file.update(&instance.state)?;
     Ok(Applied { changes: plan.changes, any: !plan.operations.is_empty(), lost, ended })
 }
 
@@ -164,11 +164,6 @@ fn keep_named<A: Family>(lost: &mut BTreeSet<IpAddr>, tables: &FamilyTables<A>) 
         lost.remove(&listen.ip());
         lost.remove(&source.ip());
     }
-}
-
-fn write_if_changed(instance: &Instance) -> Result<()> {
-    let same = instance.file.read()?.as_ref() == Some(&instance.state);
-    if same { Ok(()) } else { instance.file.write(&instance.state) }
 }
 
 /// Puts the state file back where no write of the plan has taken effect; else the maps have gone too far.

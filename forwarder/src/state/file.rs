@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::Deserialize;
 
 use super::{DIRECTORY, FORMAT, State};
 
@@ -151,17 +152,24 @@ impl StateFile {
             }
         };
         let unreadable = || format!("{} is damaged or of another version of forwarder", self.path.display());
-        let value: serde_json::Value = serde_json::from_slice(&text).with_context(unreadable)?;
-        let format = value.get("format").and_then(serde_json::Value::as_u64);
-        if format != Some(FORMAT.into()) {
+        let Versioned { format } = serde_json::from_slice(&text).with_context(unreadable)?;
+        if format.as_u64() != Some(FORMAT.into()) {
             bail!("{}; unload with the version that loaded it, or with `forwarder unload --force`", unreadable());
         }
-        Ok(Some(serde_json::from_value(value).with_context(unreadable)?))
+        Ok(Some(serde_json::from_slice(&text).with_context(unreadable)?))
     }
 
     /// Replaces the state as a whole: whoever reads meanwhile sees the old or the new one.
     pub fn write(&self, state: &State) -> Result<()> {
-        let text = serde_json::to_vec_pretty(state).context("cannot describe the state as JSON")?;
+        write_atomically(&self.path, &text(state)?, 0o600)
+    }
+
+    /// As [`Self::write`], unless that is what the file says already.
+    pub fn update(&self, state: &State) -> Result<()> {
+        let text = text(state)?;
+        if fs::read(&self.path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
         write_atomically(&self.path, &text, 0o600)
     }
 
@@ -174,6 +182,18 @@ impl StateFile {
             _ => Ok(()),
         }
     }
+}
+
+/// What the state of every version says of itself. Read before the rest, which is not kept meanwhile: a hundred thousand rules
+/// as JSON values would take most of the time of a command.
+#[derive(Deserialize)]
+struct Versioned {
+    #[serde(default)]
+    format: serde_json::Value,
+}
+
+fn text(state: &State) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(state).context("cannot describe the state as JSON")
 }
 
 /// Replaces a file in one step, by a new one beside it with the given permissions.

@@ -51,12 +51,33 @@ fn a_state_comes_back_as_it_was_written() {
 }
 
 #[test]
+fn a_state_that_is_the_same_is_not_written_again() {
+    let directory = directory("update");
+    let file = StateFile::in_directory(&directory, Path::new("/sys/fs/bpf/x"));
+    let inode = || fs::metadata(file.path()).unwrap().ino();
+    let mut state = State::new(Path::new("/sys/fs/bpf/x"), Config::default()).unwrap();
+    file.update(&state).unwrap();
+    let first = inode();
+    // Kept, so that its number is not given to the next.
+    let _kept = File::open(file.path()).unwrap();
+    file.update(&state).unwrap();
+    assert_eq!(inode(), first);
+    state.counters.insert("web".into(), 3);
+    file.update(&state).unwrap();
+    assert_ne!(inode(), first);
+    assert_eq!(file.read().unwrap(), Some(state));
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn a_state_of_another_format_is_refused_with_a_way_out() {
     let directory = directory("format");
     let file = StateFile::in_directory(&directory, Path::new("/sys/fs/bpf/x"));
-    fs::write(file.path(), r#"{"format": 99}"#).unwrap();
-    let error = format!("{:#}", file.read().unwrap_err());
-    assert!(error.contains("another version") && error.contains("unload"), "{error}");
+    for other in [r#"{"format": 99}"#, r#"{"format": "1"}"#, "{}"] {
+        fs::write(file.path(), other).unwrap();
+        let error = format!("{:#}", file.read().unwrap_err());
+        assert!(error.contains("another version") && error.contains("unload"), "{other}: {error}");
+    }
     fs::remove_dir_all(directory).unwrap();
 }
 
