@@ -93,8 +93,8 @@ fn at<const UNIT: usize, const N: usize, C: Bounds>(context: &C, offset: usize) 
 #[inline(always)]
 fn read<const N: usize>(context: &impl Bounds, offset: usize) -> Option<[u8; N]> {
     let pointer = at::<1, N, _>(context, offset)?;
-    // SAFETY: `at` has just compared the last of the `N` bytes with the packet's end; nothing else runs on this
-    // packet meanwhile.
+    // SAFETY: `at` has compared the last of the `N` bytes with the packet's end, just now or as one of the head's; nothing else
+    // runs on this packet meanwhile.
     Some(unsafe { words::load(pointer) })
 }
 
