@@ -86,6 +86,10 @@ fn a_whole_address_forwards_every_protocol<F: TestFamily>() {
             world.xdp(&back, Direction::Reply, at(F::LISTEN, port), back.dst);
         }
     }
+    // Too short for XDP, and forwarded all the same.
+    let short = to::<F>(0, Body::Other(47)).with(|p| p.payload = vec![7; 7]);
+    world.leaves(Hook::Xdp, &short, Outcome::ToTc);
+    world.out(&short, short.src, at(F::BACKEND, 0));
 }
 
 fn a_range_is_shifted<F: TestFamily>() {
