@@ -343,6 +343,9 @@ impl Loading<'_> {
     }
 }
 
+/// How many rules `load` tells by name.
+const RULES_TOLD: usize = 20;
+
 fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, machine: &Machine, memory: u64) -> Result<()> {
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
     writeln!(
@@ -362,13 +365,17 @@ fn report(out: &mut dyn Write, state: &State, compiled: &Compiled, machine: &Mac
     for name in state.absent_interfaces() {
         writeln!(out, "  {name}: not there yet, waited for")?;
     }
-    for rule in &state.rules {
+    for rule in state.rules.iter().take(RULES_TOLD) {
         let keeps = match &rule.why_not_stateless {
             None => "stateless".to_owned(),
             Some(why) => format!("keeps flows: {why}"),
         };
         let listen = rule.listen.join(", ");
         writeln!(out, "  {}: {listen} -> {} ({}; {keeps})", rule.name, rule.to, rule.source)?;
+    }
+    let untold = state.rules.len().saturating_sub(RULES_TOLD);
+    if untold > 0 {
+        writeln!(out, "  and {}; for all: forwarder{} list", count(untold, "more rule"), pins_option(&state.pins))?;
     }
     for masquerade in &state.masquerades {
         for way in &masquerade.ways {

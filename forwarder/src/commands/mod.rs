@@ -178,8 +178,8 @@ pub fn require_reading() -> Result<()> {
 
 /// Prints what reading or compiling had to say short of errors.
 pub fn print_warnings(warnings: &Diagnostics) {
-    for warning in warnings.iter() {
-        eprintln!("{warning}");
+    if !warnings.is_empty() {
+        eprintln!("{warnings}");
     }
 }
 

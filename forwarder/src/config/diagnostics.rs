@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: all of it at once, each problem with its place and what to try.
+//! What is wrong with a configuration: as much as can be read at once, each problem with its place and what to try.
 
 use std::{fmt, sync::Arc};
 
@@ -124,16 +124,63 @@ impl IntoIterator for Diagnostics {
     }
 }
 
+/// How many problems are told. A mistake in a template is in every rule that was made from it.
+const TOLD: usize = 50;
+
+/// The first of them, errors before all others, and how many more there are.
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.0.iter().enumerate() {
+        let mut errors = self.errors().count().min(TOLD);
+        let mut others = (TOLD - errors).min(self.0.len() - self.errors().count());
+        let told = errors + others;
+        let is_told = |one: &&Diagnostic| {
+            let left = if one.severity == Severity::Error { &mut errors } else { &mut others };
+            let is_told = *left > 0;
+            *left -= usize::from(is_told);
+            is_told
+        };
+        for (index, diagnostic) in self.0.iter().filter(is_told).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
             diagnostic.fmt(f)?;
         }
-        Ok(())
+        match self.0.len() - told {
+            0 => Ok(()),
+            1 => f.write_str("\nand 1 more problem"),
+            more => write!(f, "\nand {more} more problems"),
+        }
     }
 }
 
 impl std::error::Error for Diagnostics {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Diagnostic, Diagnostics, Severity, TOLD};
+
+    fn of(severity: Severity, number: usize) -> impl Iterator<Item = Diagnostic> {
+        (0..number).map(move |n| Diagnostic {
+            severity,
+            path: None,
+            position: None,
+            what: format!("problem {n}"),
+            hint: String::new(),
+        })
+    }
+
+    #[test]
+    fn the_first_are_told_and_errors_before_warnings() {
+        let told = |warnings: usize, errors: usize| {
+            Diagnostics(of(Severity::Warning, warnings).chain(of(Severity::Error, errors)).collect()).to_string()
+        };
+        assert_eq!(told(0, 0), "");
+        assert_eq!(told(1, 1), "warning: problem 0\nproblem 0");
+        assert_eq!(told(0, TOLD).lines().count(), TOLD);
+        let text = told(TOLD, 1);
+        assert_eq!(text.lines().filter(|line| line.starts_with("warning: ")).count(), TOLD - 1, "{text}");
+        assert!(text.ends_with("\nproblem 0\nand 1 more problem"), "{text}");
+        let text = told(7, TOLD + 5);
+        assert!(!text.contains("warning") && text.ends_with("\nproblem 49\nand 12 more problems"), "{text}");
+    }
+}
