@@ -23,29 +23,24 @@ pub fn apply<F: Family>(
     let addresses = Delta(rewrite.address_delta);
     let ports = Delta(rewrite.port_delta);
     let ports_of = [word_of([rewrite.src_port, rewrite.dst_port])];
+    let change = |checksum, zero_is_none| ChecksumChange {
+        offset: transport + checksum,
+        pseudo_header: addresses,
+        transport: ports,
+        zero_is_none,
+    };
     match parsed.transport {
         Transport::Udp => {
-            packet.change_checksum(ChecksumChange {
-                offset: transport + udp::CHECKSUM,
-                pseudo_header: addresses,
-                transport: ports,
-                zero_is_none: parsed.zero_is_no_checksum(),
-            })?;
+            packet.change_checksum(change(udp::CHECKSUM, parsed.zero_is_no_checksum()))?;
             packet.set_words(transport, ports_of)?;
         }
         Transport::Tcp => {
-            packet.change_checksum(ChecksumChange {
-                offset: transport + tcp::CHECKSUM,
-                pseudo_header: addresses,
-                transport: ports,
-                zero_is_none: false,
-            })?;
+            packet.change_checksum(change(tcp::CHECKSUM, false))?;
             packet.set_words(transport, ports_of)?;
         }
         Transport::EchoRequest | Transport::EchoReply => {
             let pseudo_header = if F::ECHO_HAS_PSEUDO_HEADER { addresses } else { Delta::NONE };
-            let offset = transport + icmp::CHECKSUM;
-            packet.change_checksum(ChecksumChange { offset, pseudo_header, transport: ports, zero_is_none: false })?;
+            packet.change_checksum(ChecksumChange { pseudo_header, ..change(icmp::CHECKSUM, false) })?;
             let identifier = match parsed.transport {
                 Transport::EchoRequest => rewrite.src_port,
                 _ => rewrite.dst_port,

@@ -5,39 +5,22 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, impatient, when_free};
+use crate::server::{Listener, Server, is_a_server};
+use crate::service::{Bell, Peers, impatient};
 
 /// An HTTP/1.1 server inside a host. Whatever is asked, the answer is the client's address and port as text.
-pub struct WebServer {
-    address: SocketAddr,
-    peers: Peers,
-    _service: Service,
-}
+pub struct WebServer(Server);
+
+is_a_server!(WebServer);
 
 impl WebServer {
     /// Listens on `address`; port 0 picks one.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
-        let listener = host
-            .enter(|| when_free(|| TcpListener::bind(address)))?
-            .with_context(|| format!("cannot listen on {address} on host {}", host.name()))?;
-        let address = listener.local_addr()?;
-        let peers = Peers::default();
-        let seen = peers.clone();
-        let service = Service::start(move |bell| accept(&listener, &seen, bell))?;
-        Ok(Self { address, peers, _service: service })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The clients' addresses as the server saw them, one per connection, in order.
-    pub fn peers(&self) -> Vec<SocketAddr> {
-        self.peers.all()
+        let listener = Listener { kind: "http", open: TcpListener::bind, address: TcpListener::local_addr };
+        Ok(Self(Server::start(host, address, &listener, accept)?))
     }
 }
 

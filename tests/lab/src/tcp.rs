@@ -17,7 +17,8 @@ use sha2::{Digest, Sha256};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, impatient, patience, silence, when_free};
+use crate::server::{Listener, Server, is_a_server};
+use crate::service::{Bell, Peers, impatient, patience, silence, when_free};
 
 const ECHO: u8 = b'E';
 const TRANSFER: u8 = b'T';
@@ -26,38 +27,15 @@ const CHUNK: usize = 64 * 1024;
 const STACK: usize = 256 * 1024;
 
 /// A TCP server inside a host, for [`Transfer`], [`EchoStream`] and [`Crowd`].
-pub struct TcpServer {
-    address: SocketAddr,
-    peers: Peers,
-    _service: Service,
-}
+pub struct TcpServer(Server);
+
+is_a_server!(TcpServer);
 
 impl TcpServer {
     /// Listens on `address`; port 0 picks one.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
-        let listener = host
-            .enter(|| when_free(|| listen(address)))?
-            .with_context(|| format!("cannot listen on {address} (tcp) on host {}", host.name()))?;
-        let address = listener.local_addr()?;
-        let peers = Peers::default();
-        let seen = peers.clone();
-        let service = Service::start(move |bell| accept(&listener, &seen, bell))?;
-        Ok(Self { address, peers, _service: service })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The clients' addresses as the server saw them, one per connection, in order.
-    pub fn peers(&self) -> Vec<SocketAddr> {
-        self.peers.all()
-    }
-
-    /// Waits until `count` connections have arrived since the start.
-    pub fn wait_for_peers(&self, count: usize) -> Result<Vec<SocketAddr>> {
-        self.peers.wait_for(count)
+        let listener = Listener { kind: "tcp", open: listen, address: TcpListener::local_addr };
+        Ok(Self(Server::start(host, address, &listener, accept)?))
     }
 }
 

@@ -8,45 +8,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::host::Host;
-use crate::service::{Bell, Peers, Service, patience, readable_before, when_free};
+use crate::server::{Listener, Server, is_a_server};
+use crate::service::{Bell, Peers, patience, readable_before, when_free};
 
 const LARGEST: usize = 65_536;
 
 /// A UDP server inside a host that sends every datagram back to where it came from.
-pub struct UdpEcho {
-    address: SocketAddr,
-    peers: Peers,
-    _service: Service,
-}
+pub struct UdpEcho(Server);
+
+is_a_server!(UdpEcho);
 
 impl UdpEcho {
     /// Listens on `address`, which must not be a wildcard (replies must come from the address that was asked); port 0
     /// picks one.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         ensure!(!address.ip().is_unspecified(), "a UDP echo server needs an address of its own, not {address}");
-        let socket = host
-            .enter(|| when_free(|| UdpSocket::bind(address)))?
-            .with_context(|| format!("cannot listen on {address} (udp) on host {}", host.name()))?;
-        let address = socket.local_addr()?;
-        let peers = Peers::default();
-        let seen = peers.clone();
-        let service = Service::start(move |bell| echo(&socket, &seen, bell))?;
-        Ok(Self { address, peers, _service: service })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The senders' addresses as the server saw them, one per datagram, in order.
-    pub fn peers(&self) -> Vec<SocketAddr> {
-        self.peers.all()
-    }
-
-    /// Waits until `count` datagrams have arrived since the start.
-    pub fn wait_for_peers(&self, count: usize) -> Result<Vec<SocketAddr>> {
-        self.peers.wait_for(count)
+        let listener = Listener { kind: "udp", open: UdpSocket::bind, address: UdpSocket::local_addr };
+        Ok(Self(Server::start(host, address, &listener, echo)?))
     }
 }
 
