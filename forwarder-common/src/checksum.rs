@@ -68,6 +68,12 @@ impl Delta {
         Self(fold(address.word_sum()))
     }
 
+    /// The sum of a few words of 32 bits, each as loaded from the wire.
+    #[inline(always)]
+    pub fn of_words<const N: usize>(words: [u32; N]) -> Self {
+        Self(fold(sum_of_words(words)))
+    }
+
     /// One address becomes another. Folded on its own, so that the result fits 16 bits for every family.
     #[inline(always)]
     pub fn address<A: Address>(old: A, new: A) -> Self {

@@ -114,6 +114,17 @@ pub trait Packet {
     /// in it, not complemented) overrides this; everywhere else the field covers everything.
     #[inline(always)]
     fn change_checksum(&mut self, change: ChecksumChange) -> Option<()> {
+        self.change_complete_checksum(change)
+    }
+
+    /// The bytes of the network header have changed by this, and no checksum in it makes up for that, for IPv6 has none.
+    /// (TC overrides this: there may be a sum of the whole packet beside it.)
+    #[inline(always)]
+    fn note_header_change(&mut self, _change: Delta) {}
+
+    /// [`Self::change_checksum`], of a field that is known to cover everything.
+    #[inline(always)]
+    fn change_complete_checksum(&mut self, change: ChecksumChange) -> Option<()> {
         let ChecksumChange { offset, pseudo_header, transport, zero_is_none } = change;
         self.change(offset, |field| {
             let field = u16::from_ne_bytes(field);

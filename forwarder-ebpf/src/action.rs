@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_redirect_neigh},
 };
 use forwarder_common::{
-    abi::next_hop_flags,
+    abi::{NextHopState, next_hop_flags},
     packet::Packet,
     tables::Hop,
     verdict::{Kind, Outcome, Verdict},
@@ -160,6 +160,9 @@ fn by_neighbour(
     if network == 0 {
         // The kernel drops what has no link header at all here, even though it writes its own.
         packet.push_link_header(ethertype)?;
+    }
+    if hop.state == NextHopState::Resolved {
+        packet.foretell_link_header(&hop.link_addresses, ethertype)?;
     }
     let mut router = router;
     if router.nh_family == 0 {

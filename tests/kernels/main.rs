@@ -1,4 +1,4 @@
-//! What users' kernels have and this machine's may lack: WireGuard, VLANs, bonds, virtio NICs, or TC without tcx.
+//! What users' kernels have and this machine's may lack: WireGuard, VXLAN, VLANs, bonds, virtio NICs, or TC without tcx.
 //!
 //! `cargo xtask vm` runs this in its guests, where whatever a test needs has to be there. Elsewhere a test that needs more
 //! than the kernel has is left out, and it is said why.
@@ -24,6 +24,7 @@ mod lines;
 mod needs;
 #[path = "../netns/setting.rs"]
 mod setting;
+mod tunnels;
 mod virtio;
 mod vlans;
 mod wireguard;
@@ -32,14 +33,16 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-use needs::Need::{self, Bond, VirtioNics, Vlan, WireGuard};
+use needs::Need::{self, Bond, VirtioNics, Vlan, Vxlan, WireGuard};
 
 /// The name of a test, what it needs, and the test.
 type Test = (&'static str, &'static [Need], fn());
 
-const TESTS: [Test; 10] = [
+const TESTS: [Test; 12] = [
     ("bonds::in_and_out_and_when_a_port_fails", &[Bond], bonds::in_and_out_and_when_a_port_fails),
     ("bonds::native_xdp", &[Bond], bonds::native_xdp),
+    ("tunnels::to_home", &[Vxlan], tunnels::to_home),
+    ("tunnels::from_clients", &[Vxlan], tunnels::from_clients),
     ("virtio::auto_takes_tc", &[VirtioNics], virtio::auto_takes_tc),
     ("virtio::native_between_one_queue_and_many", &[VirtioNics], virtio::native_between_one_queue_and_many),
     ("virtio::native_with_fewer_queues_than_cpus", &[VirtioNics], virtio::native_with_fewer_queues_than_cpus),

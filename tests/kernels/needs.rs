@@ -16,6 +16,7 @@ pub(crate) enum Need {
     /// The NICs of the guests of `cargo xtask vm`.
     VirtioNics,
     Vlan,
+    Vxlan,
     WireGuard,
 }
 
@@ -39,6 +40,7 @@ impl Need {
                 (virtio::cables().is_empty()).then(|| "it needs the NICs of a guest: cargo xtask vm".to_owned())
             }
             Self::Vlan => makes("link eth0 type vlan id 1"),
+            Self::Vxlan => makes("type vxlan id 1 dev eth0 dstport 4789"),
             Self::WireGuard => {
                 let tools = Command::new("wg").arg("--version").output();
                 let lacking = tools.err().map(|error| format!("wg cannot be run (wireguard-tools): {error}"));

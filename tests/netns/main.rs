@@ -36,6 +36,7 @@ macro_rules! in_every_setting {
 
 mod bad_input;
 mod changes;
+mod checksums;
 mod config;
 mod connections;
 mod daemon;

@@ -10,7 +10,7 @@ use crate::setting::{Mode, Setting, Source, family_name, public_address};
 
 const BIG: u64 = 10_000_000;
 const CROWD: usize = 1000;
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 const UDP_HEADER: usize = 8;
 const ICMP_HEADER: usize = 8;
 /// The kernel's `ip_local_port_range`, where programs of the forwarder itself have their ports.
@@ -20,9 +20,9 @@ in_every_setting!(tcp, udp, ping, crowd, ports_are_used_again);
 
 /// One source mode and family, with rules of its own.
 #[derive(Clone, Copy, Debug)]
-struct Case {
-    source: Source,
-    family: Family,
+pub(crate) struct Case {
+    pub(crate) source: Source,
+    pub(crate) family: Family,
 }
 
 struct Test {
@@ -32,7 +32,7 @@ struct Test {
 }
 
 impl Case {
-    fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         Source::ALL.into_iter().flat_map(|source| Family::ALL.map(|family| Self { source, family }))
     }
 
@@ -102,7 +102,7 @@ impl Test {
     }
 }
 
-fn rules(net: &Topology, case: Case) -> String {
+pub(crate) fn rules(net: &Topology, case: Case) -> String {
     let (name, ping) = (case.rule_name(), case.ping_rule_name());
     let public = public_address(net, case.source, case.family);
     let listen = SocketAddr::from((public, PORT));

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use forwarder::bpf::object::BPF_OBJECT;
 use forwarder::reconcile::RunningTables;
 use forwarder_common::abi::{Flow, FlowKey, Layout, NextHopState, Slotted, next_hop_flags};
 use forwarder_common::address::{V4, V6};
@@ -19,9 +20,10 @@ use forwarder_common::verdict::{Kind, Outcome, Verdict};
 use forwarder_lab::Family;
 
 use crate::fixture::warm_up;
+use crate::patched::{Patched, helper};
 use crate::plan::{self, OWN, STATIONS};
 use crate::test_packet::{Body, NETWORK, TestPacket, flags, icmp_error, pieces};
-use crate::world::{Hook, LOCAL_PORTS, World, with_changed};
+use crate::world::{Hook, LOCAL_PORTS, World, with_object};
 
 const RULES: &str = include_str!("../fixtures/rules.toml");
 
@@ -392,6 +394,7 @@ where
     let mut left = packets;
     let mut all: BTreeMap<(u32, Outcome), u64> = BTreeMap::new();
     let mut begun = 0;
+    let verified = Patched::answering(helper::CSUM_LEVEL, 0);
     for round in 0.. {
         if left == 0 {
             break;
@@ -405,7 +408,9 @@ where
                 (range.first, range.last) = (LOCAL_PORTS.1 + 1, LOCAL_PORTS.1 + 1);
             }
         };
-        with_changed(RULES, change, |world| {
+        // In every other round TC is told that somebody has verified each checksum.
+        let object = if round % 2 == 1 { verified.bytes() } else { BPF_OBJECT };
+        with_object(object, RULES, change, |world| {
             warm_up(world);
             world.let_xdp_begin();
             let about = format!("seed {seed}, {family:?}, round {round}");

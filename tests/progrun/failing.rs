@@ -1,20 +1,18 @@
-//! The programs with a helper of the kernel that fails each time, as it would without memory: every call of it in the object is
-//! replaced by its error. Whatever happens then, the packet is as it was or as it has to be, and is counted.
+//! The programs with a helper of the kernel that fails each time, as it would without memory. Whatever happens then, the packet is
+//! as it was or as it has to be, and is counted.
 
-use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TcAttachType, tc::qdisc_add_clsact};
-use forwarder::bpf::object::BPF_OBJECT;
 use forwarder::bpf::{interfaces, load};
 use forwarder_common::abi::{KnownInterface, interface_flags};
 use forwarder_common::verdict::Outcome;
 use forwarder_lab::{Family, Tun, TunKind, patience};
-use object::{Object as _, ObjectSection as _, SectionKind};
 
 use crate::connection::{Connection, KEEPING_FLOWS, entries};
 use crate::fixture::{Expected, arriving, check, check_at_tc, check_frame, difference, forward, warm_up};
+use crate::patched::{NO_MEMORY, Patched, helper};
 use crate::plan::{NARROW_MTU, end, ip, station};
 use crate::test_packet::Body::{IcmpError, Tcp, Udp};
 use crate::test_packet::{NETWORK, Piece, TestPacket, flags, icmp_error};
@@ -32,66 +30,10 @@ via = "eth1"
 answer = "while-alive"
 "#;
 
-/// Numbers of `enum bpf_func_id` in linux/bpf.h.
-mod helper {
-    pub(super) const MAP_UPDATE_ELEM: u32 = 2;
-    pub(super) const SKB_STORE_BYTES: u32 = 9;
-    pub(super) const L4_CSUM_REPLACE: u32 = 11;
-    pub(super) const TAIL_CALL: u32 = 12;
-    pub(super) const CLONE_REDIRECT: u32 = 13;
-    pub(super) const SKB_LOAD_BYTES: u32 = 26;
-    pub(super) const CSUM_DIFF: u32 = 28;
-    pub(super) const SKB_CHANGE_TAIL: u32 = 38;
-    pub(super) const SKB_PULL_DATA: u32 = 39;
-    pub(super) const SKB_CHANGE_HEAD: u32 = 43;
-    pub(super) const SKB_ADJUST_ROOM: u32 = 50;
-    pub(super) const REDIRECT_MAP: u32 = 51;
-    pub(super) const FIB_LOOKUP: u32 = 69;
-    pub(super) const MAP_POP_ELEM: u32 = 88;
-    pub(super) const CHECK_MTU: u32 = 163;
-    pub(super) const TIMER_INIT: u32 = 169;
-    pub(super) const TIMER_START: u32 = 171;
-}
-
-/// An instruction of eight bytes: `call helper`.
-fn call(helper: u32) -> [u8; 8] {
-    let [a, b, c, d] = helper.to_le_bytes();
-    [0x85, 0, 0, 0, a, b, c, d]
-}
-
-/// `r0 = -ENOMEM`.
-const NO_MEMORY: [u8; 8] = [0xb7, 0, 0, 0, 0xf4, 0xff, 0xff, 0xff];
-
-/// Where the object's instructions are.
-fn instructions(bytes: &[u8]) -> Vec<Range<usize>> {
-    let file = object::File::parse(bytes).unwrap();
-    let text = file.sections().filter(|section| section.kind() == SectionKind::Text);
-    text.filter_map(|section| section.file_range())
-        .map(|(from, length)| usize::try_from(from).unwrap()..usize::try_from(from + length).unwrap())
-        .collect()
-}
-
-/// The object with this helper failing.
-fn without(helper: u32) -> Vec<u64> {
-    // Of words, for the parser wants it aligned.
-    let mut words = vec![0_u64; BPF_OBJECT.len().div_ceil(8)];
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-    bytes[..BPF_OBJECT.len()].copy_from_slice(BPF_OBJECT);
-    let mut replaced = 0;
-    for range in instructions(BPF_OBJECT) {
-        for instruction in bytes[range].chunks_exact_mut(8).filter(|bytes| **bytes == call(helper)) {
-            instruction.copy_from_slice(&NO_MEMORY);
-            replaced += 1;
-        }
-    }
-    assert!(replaced > 0, "no program calls helper {helper}");
-    words
-}
-
 /// Runs a test for each family on programs in which this helper fails, with these rules.
 fn with_failing_and(helper: u32, rules: &str, test: impl Fn(&mut World, Family) + Send + Sync) {
     world::with_object(
-        bytemuck::cast_slice(&without(helper)),
+        Patched::answering(helper, NO_MEMORY).bytes(),
         rules,
         |_| {},
         |world| {
@@ -373,7 +315,7 @@ fn without_the_mtu_of_a_line_others_do_not_care() {
 fn a_sweeper_that_does_not_start_says_so() {
     for failing in [helper::TIMER_INIT, helper::TIMER_START] {
         world::with_object(
-            bytemuck::cast_slice(&without(failing)),
+            Patched::answering(failing, NO_MEMORY).bytes(),
             RULES,
             |_| {},
             |world| {

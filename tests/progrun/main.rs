@@ -23,6 +23,7 @@ mod flows;
 mod fragments;
 mod hairpin;
 mod icmp_errors;
+mod patched;
 #[allow(dead_code, reason = "the builder serves other tests too")]
 #[path = "../../forwarder-common/src/test_packet.rs"]
 mod test_packet;

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     abi::{DatagramKey, FlowKey, Rewrite},
     address::{Address, V6},
+    checksum::Delta,
     packet::Packet,
     steer::Addressed,
     verdict::Outcome,
@@ -20,6 +21,8 @@ pub(crate) const MOST_EXTENSION_HEADERS: usize = 6;
 
 /// A hop limit of 1, in the word that it is the last byte of. Only more than that is forwarded.
 const ONE_HOP: u32 = u32::from_ne_bytes([0, 0, 0, 1]);
+/// What the header's sum changes by with one hop less.
+const ONE_HOP_LESS: Delta = Delta::word(u16::from_ne_bytes([0, 1]), 0);
 
 /// The fixed part of an IPv6 header.
 pub(super) struct Header6 {
@@ -181,6 +184,8 @@ impl Family for Ipv6 {
         // The hop limit ends the word before the addresses.
         packet.change_words(network + ipv6::SOURCE - 4, |[word, _, _, _, _, _, _, _, _]| {
             [word.wrapping_sub(ONE_HOP), s0, s1, s2, s3, d0, d1, d2, d3]
-        })
+        })?;
+        packet.note_header_change(Delta(rewrite.address_delta).and(ONE_HOP_LESS));
+        Some(())
     }
 }

@@ -36,6 +36,60 @@ fn one_hop_less_changes_the_header_checksum_by_the_same() {
     }
 }
 
+/// A packet that hears what its header's bytes change by.
+struct Heard<'a>(&'a mut [u8], Delta);
+
+impl Packet for Heard<'_> {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.get(offset..)?.first_chunk().copied()
+    }
+
+    fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        *self.0.get_mut(offset..)?.first_chunk_mut()? = bytes;
+        Some(())
+    }
+
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    fn note_header_change(&mut self, change: Delta) {
+        self.1 = self.1.and(change);
+    }
+}
+
+/// Nothing else keeps the sum of an IPv6 header right, and IPv4's makes up for all of its changes.
+#[test]
+fn what_a_header_changes_by_is_told_where_no_checksum_makes_up_for_it() {
+    fn sum(bytes: &[u8]) -> Delta {
+        bytes.chunks(2).fold(Delta::NONE, |sum, pair| sum.and(Delta(u16::from_ne_bytes([pair[0], pair[1]]))))
+    }
+    // 0 and 0xffff are the same sum.
+    let folded = |delta: Delta| if delta.0 == 0xffff { 0 } else { delta.0 };
+    let (client, listen) = ("[2001:db8::5]:4000".parse().unwrap(), "[2001:db8::7]:80".parse().unwrap());
+    for hop_limit in [2, 64, 255] {
+        let mut bytes = TestPacket::new(client, listen, Body::Udp).with(|packet| packet.hop_limit = hop_limit).ip();
+        let before = sum(&bytes[..40]);
+        let (src, dst) = ([1, 2, 3, 4_u32], [0xffff_ffff, 0, 0x1234_5678, 9]);
+        let parsed = Ipv6::walk(&bytes.as_mut_slice(), 0).unwrap();
+        let address_delta = Delta::address(parsed.key.src, src).and(Delta::address(parsed.key.dst, dst)).0;
+        let mut packet = Heard(&mut bytes, Delta::NONE);
+        Ipv6::rewrite(&mut packet, 0, &Rewrite { src, dst, address_delta, ..Rewrite::default() }).unwrap();
+        let heard = packet.1;
+        assert_eq!(folded(before.and(heard)), folded(sum(&bytes[..40])), "{hop_limit}");
+    }
+    let (client, listen) = ("192.0.2.5:4000".parse().unwrap(), "192.0.2.7:80".parse().unwrap());
+    let mut bytes = TestPacket::new(client, listen, Body::Udp).ip();
+    let before = sum(&bytes[..20]);
+    let parsed = Ipv4::walk(&bytes.as_mut_slice(), 0).unwrap();
+    let (src, dst) = (0x1234_5678, 9);
+    let address_delta = Delta::address(parsed.key.src, src).and(Delta::address(parsed.key.dst, dst)).0;
+    let mut packet = Heard(&mut bytes, Delta::NONE);
+    Ipv4::rewrite(&mut packet, 0, &Rewrite { src, dst, address_delta, ..Rewrite::default() }).unwrap();
+    assert_eq!(packet.1, Delta::NONE);
+    assert_eq!(folded(before), folded(sum(&bytes[..20])));
+}
+
 type Read<F> = Result<Parsed<<F as Family>::Address>, Outcome>;
 
 /// What both ways say about a frame: plain, walk.

@@ -30,6 +30,17 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `ETH_P_ALL`, in host order.
 pub(crate) const ETHERTYPE_ANY: u16 = 0x0003;
 
+/// What a packet's transport checksum is to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// Still to be filled in by the hardware, which a veth does not have (`CHECKSUM_PARTIAL`).
+    Partial,
+    /// Complete; whether it is right nobody has looked.
+    Complete,
+    /// Complete, and verified on its way in (`CHECKSUM_UNNECESSARY`), as NICs and GRO do.
+    Verified,
+}
+
 /// One frame that an interface received or sent.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -37,8 +48,8 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// Whether the captured interface sent it (otherwise it received it).
     pub outgoing: bool,
-    /// False when the checksum is still to be filled in by the hardware, which a veth does not have.
-    pub checksum_complete: bool,
+    /// What the kernel says of the transport checksum.
+    pub checksum: Checksum,
     has_ethernet: bool,
 }
 
@@ -196,8 +207,14 @@ impl Capture {
             let at = ADDRESSES.min(bytes.len());
             bytes.splice(at..at, tag);
         }
-        let checksum_complete = status & libc::TP_STATUS_CSUMNOTREADY == 0;
-        Ok(Some(Frame { bytes, outgoing, checksum_complete, has_ethernet }))
+        let checksum = if status & libc::TP_STATUS_CSUMNOTREADY != 0 {
+            Checksum::Partial
+        } else if status & libc::TP_STATUS_CSUM_VALID != 0 {
+            Checksum::Verified
+        } else {
+            Checksum::Complete
+        };
+        Ok(Some(Frame { bytes, outgoing, checksum, has_ethernet }))
     }
 }
 

@@ -18,6 +18,7 @@
 //! ```
 
 mod capture;
+mod checksum;
 mod host;
 mod http;
 mod lab;
@@ -34,7 +35,7 @@ mod tun;
 mod udp;
 mod wire;
 
-pub use capture::{Capture, Frame};
+pub use capture::{Capture, Checksum, Frame};
 pub use etherparse;
 pub use host::Host;
 pub use http::WebServer;
